@@ -1,0 +1,82 @@
+"""Gateway <-> scheduler: work comes in, is taken or refused, is given up, has ended."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from shared.specs.ids import InstanceId, RequestId
+from shared.specs.sampling import Sampling
+
+RefusalReason = Literal["queue_full", "no_instance", "too_long", "unknown_model", "draining", "invalid"]
+Outcome = Literal["stop", "length", "aborted", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitRequest:
+    """Gateway -> scheduler: run this. Idempotent by (request, attempt); a higher attempt replaces the lower one everywhere.
+
+    `generated` holds what the client already has from earlier attempts: it is prefilled like the prompt, and the
+    answer goes on at index len(generated).
+    """
+
+    SUBJECT: ClassVar[str] = "ds.v1.submit"
+    request: RequestId
+    attempt: int
+    gateway: InstanceId
+    model: str
+    prompt: tuple[int, ...]
+    generated: tuple[int, ...] = ()
+    sampling: Sampling
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens whose KV must exist before the next one can be sampled."""
+        return len(self.prompt) + len(self.generated)
+
+    @property
+    def final_tokens(self) -> int:
+        """The most tokens this sequence can ever hold."""
+        return len(self.prompt) + self.sampling.max_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """It is queued or placed; tokens will come to the gateway's own subject."""
+
+    request: RequestId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Not taken, by the scheduler or by an instance. Nothing is kept of it."""
+
+    request: RequestId
+    attempt: int
+    reason: RefusalReason
+    message: str
+    retry_after_seconds: float = 0.0  # 0: trying again will not help
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbortRequest:
+    """Gateway -> everyone: stop working on attempts of this request up to and including `attempt`. Idempotent, re-sent
+    until a token row with finish "aborted" (or any other end) is seen. Broadcast, because the holder may be changing right now."""
+
+    SUBJECT: ClassVar[str] = "ds.v1.abort"
+    request: RequestId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestEnded:
+    """Gateway -> scheduler: what became of a request, as its client saw it."""
+
+    SUBJECT: ClassVar[str] = "ds.v1.scheduler.ended"
+    request: RequestId
+    attempt: int
+    gateway: InstanceId
+    outcome: Outcome
+    prompt_tokens: int
+    output_tokens: int
+    ttft_seconds: float | None  # None: no token ever came
+    tpot_seconds: float | None  # (last - first) / (output_tokens - 1); None below two tokens
