@@ -1,6 +1,6 @@
 """Messages as msgpack: [class name, [field values in order]], nested dataclasses as arrays.
 
-Decoding checks every value against the field's annotation, so a malformed or forged message ends here as MalformedMessage.
+Decoding checks every value against its annotation, so a malformed or forged message ends here as MalformedMessage.
 A class may gain fields at its end if they have defaults: older peers drop what they do not know, newer ones fill in.
 """
 
@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal, NewType, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NewType, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import msgpack
 
@@ -23,7 +23,7 @@ class MalformedMessage(ValueError):
 
 def encode(message: object) -> bytes:
     cls = type(message)
-    return msgpack.packb((cls.__name__, _packer(cls)(message)))
+    return cast("bytes", msgpack.packb((cls.__name__, _packer(cls)(message))))
 
 
 def decode(data: bytes, *classes: type[M]) -> M:

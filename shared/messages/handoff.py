@@ -22,7 +22,7 @@ class KvHandle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvReady:
-    """Prefill -> scheduler: choose a decode instance. Carries the work, so that a scheduler without memory can place it."""
+    """Prefill -> scheduler: choose a decode instance. Carries the work: a scheduler without memory can place it."""
 
     SUBJECT: ClassVar[str] = "ds.v1.scheduler.kv_ready"
     work: SubmitRequest
@@ -99,7 +99,7 @@ class KvExpired:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkTest:
-    """Decode -> prefill: send `bytes` of the agreed pattern from scratch memory under `transfer` (boot self-test of a pair)."""
+    """Decode -> prefill: send that much of the agreed pattern under `transfer` (boot self-test of a pair)."""
 
     SUBJECT: ClassVar[str] = "ds.v1.prefill.{instance}.link_test"
     puller: InstanceId

@@ -12,7 +12,7 @@ Outcome = Literal["stop", "length", "aborted", "failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitRequest:
-    """Gateway -> scheduler: run this. Idempotent by (request, attempt); a higher attempt replaces the lower one everywhere.
+    """Gateway -> scheduler: run this. Idempotent by (request, attempt); a higher attempt replaces the lower everywhere.
 
     `generated` holds what the client already has from earlier attempts: it is prefilled like the prompt, and the
     answer goes on at index len(generated).
@@ -60,7 +60,7 @@ class Refused:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbortRequest:
     """Gateway -> everyone: stop working on attempts of this request up to and including `attempt`. Idempotent, re-sent
-    until a token row with finish "aborted" (or any other end) is seen. Broadcast, because the holder may be changing right now."""
+    until a row with finish "aborted" (or any other end) is seen. Broadcast, as the holder may be changing right now."""
 
     SUBJECT: ClassVar[str] = "ds.v1.abort"
     request: RequestId

@@ -40,7 +40,7 @@ class TokenBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestInterrupted:
-    """Scheduler or worker -> gateway: its holder is lost, out of blocks or broken; submit it again with what you have."""
+    """Scheduler or worker -> gateway: its holder is lost, full or broken; submit it again with what you have."""
 
     SUBJECT: ClassVar[str] = "ds.v1.tokens.{gateway}"
     request: RequestId
@@ -66,7 +66,7 @@ class ResumeTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumedTokens:
-    """`rows` has one row for every wanted request this instance holds or held (tokens may be empty); the rest are unknown to it.
+    """One row for every wanted request this instance holds or held (tokens may be empty); the rest are unknown to it.
 
     `step` is the next TokenBatch.step for this gateway: batches below it are covered by the rows.
     """

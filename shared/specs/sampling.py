@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Everything that decides a request's tokens besides the model. The noise of a draw depends on (seed, position) only."""
+    """What decides a request's tokens besides the model. The noise of a draw depends on (seed, position) only."""
 
     max_tokens: int  # of the whole answer, tokens of earlier attempts included; >= 1
     seed: int = 0  # below 2**63
@@ -19,6 +19,4 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None  # how many alternatives to report; None: no log-probabilities at all
     min_tokens: int = 0  # no stop token before this many
-    stop_token_ids: tuple[
-        int, ...
-    ] = ()  # the model's end tokens unless ignore_eos; ending the answer, not part of its text
+    stop_token_ids: tuple[int, ...] = ()  # the end tokens unless ignore_eos; they end the answer, not part of its text

@@ -1,0 +1,96 @@
+"""What a decode instance runs next: whom to admit, step, and give up when blocks run out (paper section 4.3)."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from shared.kv.layout import blocks_for
+
+Order = Literal["prefill_priority", "chunked"]
+
+
+class Member(Protocol):
+    """A sequence that owns blocks here, in order of admission."""
+
+    @property
+    def tokens(self) -> int:
+        """All known tokens: context and generated."""
+        ...
+
+    @property
+    def computed(self) -> int:
+        """Tokens whose KV is in the blocks. A decoding sequence lacks exactly its last one."""
+        ...
+
+    @property
+    def blocks(self) -> int: ...
+
+
+class StepPlan(NamedTuple):
+    pieces: list[tuple[int, int]]  # (index of the member, new tokens to compute for it)
+    preempt: list[int]  # members to give up first: resubmitted with what they have, never dropped
+
+
+def admissible(context_tokens: int, block_tokens: int, free_blocks: int, members: int, max_batch: int) -> bool:
+    """Whether the next request may reserve its blocks.
+
+    It needs its context and the token that follows. Each member here keeps a claim on one more block, so that an
+    admission is not paid for by a preemption a few steps later.
+    """
+    return members < max_batch and blocks_for(context_tokens + 1, block_tokens) + members <= free_blocks
+
+
+def plan_step(
+    members: Sequence[Member], order: Order, block_tokens: int, free_blocks: int, prefill_tokens: int
+) -> StepPlan:
+    """The next batch: iteration-level, all that can run.
+
+    `prefill_priority`: contexts that are not computed yet go first and alone, packed up to `prefill_tokens`, a longer
+    one by itself. `chunked`: every decoding member takes one token, the rest of `prefill_tokens` goes to the oldest
+    uncomputed contexts (Sarathi). Without uncomputed contexts both are plain continuous batching.
+    """
+    uncomputed = [(i, m.tokens - m.computed) for i, m in enumerate(members) if m.tokens - m.computed > 1]
+    if uncomputed and order == "prefill_priority":
+        return StepPlan(_packed(uncomputed, prefill_tokens), [])
+    needs = [max(0, blocks_for(m.tokens, block_tokens) - m.blocks) for m in members]
+    preempt = _preemptions(members, needs, free_blocks)
+    free_blocks += sum(members[i].blocks for i in preempt)
+    decoding: list[tuple[int, int]] = []
+    for index, member in enumerate(members):
+        # One that cannot grow even now waits: the blocks are with requests whose KV is still on its way.
+        if index not in preempt and member.tokens - member.computed == 1 and needs[index] <= free_blocks:
+            decoding.append((index, 1))
+            free_blocks -= needs[index]
+    chunks = _chunks([u for u in uncomputed if u[0] not in preempt], max(1, prefill_tokens - len(decoding)))
+    return StepPlan(decoding + chunks, preempt)
+
+
+def _preemptions(members: Sequence[Member], needs: list[int], free_blocks: int) -> list[int]:
+    """The youngest members, as many as must leave until every other one can write its next token."""
+    wanted = sum(needs)
+    leaving: list[int] = []
+    for index in range(len(members) - 1, 0, -1):
+        if wanted <= free_blocks:
+            break
+        leaving.append(index)
+        wanted -= needs[index]
+        free_blocks += members[index].blocks
+    return leaving
+
+
+def _packed(uncomputed: list[tuple[int, int]], most_tokens: int) -> list[tuple[int, int]]:
+    batch = uncomputed[:1]
+    for index, tokens in uncomputed[1:]:
+        if sum(count for _, count in batch) + tokens > most_tokens:
+            break
+        batch.append((index, tokens))
+    return batch
+
+
+def _chunks(uncomputed: list[tuple[int, int]], budget: int) -> list[tuple[int, int]]:
+    chunks = []
+    for index, tokens in uncomputed:
+        if budget <= 0:
+            break
+        chunks.append((index, min(tokens, budget)))
+        budget -= tokens
+    return chunks

@@ -1,0 +1,123 @@
+"""What an instance has told the gateways, so that whatever the bus lost can be told again.
+
+Core NATS delivers at most once. A gateway that sees a gap, or hears nothing of a request for a while, asks every
+instance what it knows; the answer comes from here. Ended requests are remembered for a while: their last row may be
+the lost one.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from shared.messages.tokens import Finish, ResumedTokens, ResumeTokens, TokenBatch, TokenLogprobs, TokenRow
+from shared.specs.ids import InstanceId, RequestId
+
+
+@dataclass(slots=True)
+class _Told:
+    attempt: int
+    gateway: InstanceId
+    start: int  # answer index of tokens[0]
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finish: Finish | None = None
+    ended_at: float = 0.0
+
+    def row(self, request: RequestId, index: int) -> TokenRow:
+        """Everything from `index` on; a later `index` than is known gives an empty row: "I have it, nothing new"."""
+        skip = min(max(0, index - self.start), len(self.tokens))
+        return TokenRow(
+            request=request,
+            attempt=self.attempt,
+            index=self.start + skip,
+            tokens=tuple(self.tokens[skip:]),
+            logprobs=tuple(self.logprobs[skip:]),
+            finish=self.finish,
+        )
+
+
+class TokenLog:
+    """Collects the rows of a step into one TokenBatch per gateway and remembers them. Pure: times are given."""
+
+    def __init__(self, source: InstanceId, keep_seconds: float = 60.0, most_ended: int = 4096) -> None:
+        self._source = source
+        self._keep_seconds, self._most_ended = keep_seconds, most_ended
+        self._told: dict[RequestId, _Told] = {}
+        self._ended: OrderedDict[RequestId, None] = OrderedDict()  # in the order of their end
+        self._pending: dict[InstanceId, list[TokenRow]] = {}
+        self._steps: dict[InstanceId, int] = {}
+
+    def begin(self, request: RequestId, attempt: int, gateway: InstanceId, start: int) -> None:
+        """This instance now answers for the request; its answer goes on at index `start`."""
+        self._ended.pop(request, None)
+        self._told[request] = _Told(attempt, gateway, start)
+
+    def note(self, request: RequestId, token: int, logprobs: TokenLogprobs | None) -> None:
+        """A token that another instance has told the gateway: known here, not told again."""
+        told = self._told[request]
+        told.tokens.append(token)
+        if logprobs is not None:
+            told.logprobs.append(logprobs)
+
+    def tell(self, request: RequestId, token: int, logprobs: TokenLogprobs | None, finish: Finish | None) -> None:
+        told = self._told[request]
+        self.note(request, token, logprobs)
+        row = TokenRow(
+            request=request,
+            attempt=told.attempt,
+            index=told.start + len(told.tokens) - 1,
+            tokens=(token,),
+            logprobs=(logprobs,) if logprobs is not None else (),
+            finish=finish,
+        )
+        told.finish = finish
+        self._pending.setdefault(told.gateway, []).append(row)
+
+    def end(self, request: RequestId, finish: Finish, now: float) -> None:
+        """Close the request's record. If its last row did not say so yet (an abort), a row without tokens does."""
+        told = self._told.get(request)
+        if told is None:
+            return
+        if told.finish is None:
+            told.finish = finish
+            index = told.start + len(told.tokens)
+            self._pending.setdefault(told.gateway, []).append(told.row(request, index))
+        told.ended_at = now
+        self._ended[request] = None
+
+    def forget(self, request: RequestId, attempt: int) -> None:
+        """Somebody else answers for it from now on."""
+        told = self._told.get(request)
+        if told is not None and told.attempt <= attempt:
+            del self._told[request]
+            self._ended.pop(request, None)
+
+    def batches(self) -> list[tuple[InstanceId, TokenBatch]]:
+        """What must now be published: at most one batch per gateway, whatever the number of requests."""
+        out = []
+        for gateway, rows in self._pending.items():
+            step = self._steps.get(gateway, 0)
+            self._steps[gateway] = step + 1
+            out.append((gateway, TokenBatch(source=self._source, step=step, rows=tuple(rows))))
+        self._pending.clear()
+        return out
+
+    def resume(self, message: ResumeTokens) -> ResumedTokens:
+        rows = []
+        for want in message.wants:
+            told = self._told.get(want.request)
+            if told is not None and told.attempt == want.attempt and told.gateway == message.gateway:
+                rows.append(told.row(want.request, want.next_index))
+        step = self._steps.get(message.gateway, 0)
+        return ResumedTokens(source=self._source, step=step, rows=tuple(rows))
+
+    def expire(self, now: float) -> None:
+        """Drop the records of requests that ended long ago, or of the oldest when there are too many."""
+        while self._ended:
+            request = next(iter(self._ended))
+            if len(self._ended) <= self._most_ended and now - self._told[request].ended_at <= self._keep_seconds:
+                return
+            del self._ended[request]
+            del self._told[request]
+
+    def __len__(self) -> int:
+        return len(self._told)
