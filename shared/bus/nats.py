@@ -1,0 +1,294 @@
+"""The bus over NATS.
+
+Leans on some inner parts of nats-py 2.16 where its public ones lose messages (`_round_trip`, `NatsSubscription.drain`);
+tests/integration/bus holds them to it, and the version is pinned.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, Self
+
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as Inner
+
+from shared.bus.delivery import Delivery, Troubles
+from shared.bus.interface import Bus, BusTimeout, BusUnavailable, MessageTooBig, NoResponder
+from shared.bus.settings import BusSettings
+from shared.messages.codec import decode, encode
+from shared.telemetry.traces import current_headers
+
+CONNECT_SECONDS = 2
+CONFIRM_SECONDS = 10.0  # for the server to confirm a subscription; spans a short outage
+DRAIN_SECONDS = 10.0
+FLUSH_SECONDS = 2
+RECONNECT_WAIT_SECONDS = 0.1
+PING_INTERVAL_SECONDS = 5
+OUTAGE_BUFFER_BYTES = 8 << 20
+HEADER_ROOM_BYTES = 1024  # the server counts the headers too, and cuts the connection of whoever sends more
+
+
+class NatsBus(Bus):
+    """One connection to a NATS server, regained for ever when lost. Made by `connect`."""
+
+    def __init__(self, settings: BusSettings, name: str) -> None:
+        self.closed = asyncio.Event()
+        self.troubles = Troubles()
+        self._settings = settings
+        self._client = Client()
+        self._log = structlog.get_logger().bind(bus=settings.shown_url, connection=name)
+        self._up = asyncio.Event()
+        self._regained = asyncio.Event()
+        self._reconnect_callbacks: list[Callable[[], Awaitable[None]]] = []
+        self._callback_task: asyncio.Task[None] | None = None
+        self._subscriptions: set[NatsSubscription] = set()
+
+    @classmethod
+    async def connect(cls, server: BusSettings | str, *, name: str, role: str) -> Self:
+        """BusUnavailable, at once and with the reason, if there is no server or it does not let us in.
+
+        `server` may be just a URL. `name` is shown in the server's monitoring. Replies go to a subject prefix of the
+        `role`, so that the server's permissions can keep them private.
+        """
+        settings = BusSettings(url=server) if isinstance(server, str) else server
+        await _probe(settings)
+        bus = cls(settings, name)
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await bus._open(name, role)
+        except TimeoutError as error:
+            await bus._client.close()
+            raise BusUnavailable(_explain(settings, error)) from error
+        bus._up.set()
+        bus._callback_task = asyncio.create_task(bus._run_reconnect_callbacks())
+        return bus
+
+    async def _open(self, name: str, role: str) -> None:
+        await self._client.connect(
+            self._settings.url,
+            name=name,
+            inbox_prefix=f"_INBOX_{role}",
+            nkeys_seed=_seed(self._settings),
+            tls=_tls(self._settings),
+            connect_timeout=CONNECT_SECONDS,
+            reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # pyright: ignore[reportArgumentType]  (annotated int, may be less)
+            max_reconnect_attempts=-1,
+            ping_interval=PING_INTERVAL_SECONDS,
+            max_outstanding_pings=2,
+            pending_size=OUTAGE_BUFFER_BYTES,
+            flush_timeout=FLUSH_SECONDS,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnected,
+            reconnected_cb=self._on_reconnected,
+            closed_cb=self._on_closed,
+            lame_duck_mode_cb=self._on_lame_duck,
+        )
+
+    async def publish(self, subject: str, message: object, *, traced: bool = False) -> None:
+        headers = current_headers() if traced else None
+        await self._send(subject, encode(message), headers)
+
+    async def request(self, subject: str, message: object, *replies: type, timeout_seconds: float) -> Any:
+        data = encode(message)
+        self._check_size(subject, data)
+        headers = current_headers() or None
+        try:
+            reply = await self._client.request(subject, data, timeout=timeout_seconds, headers=headers)
+        except nats.errors.NoRespondersError:
+            raise NoResponder(f"nobody is subscribed to {subject}") from None
+        except nats.errors.TimeoutError:
+            raise BusTimeout(f"no reply on {subject} within {timeout_seconds:g} s") from None
+        except nats.errors.Error as error:
+            raise self._unavailable(subject, error) from error
+        return decode(reply.data, *replies)
+
+    async def subscribe(
+        self, subject: str, handler: Callable[[Any], Awaitable[object]], *types: type, queue: str = ""
+    ) -> "NatsSubscription":
+        delivery = Delivery(subject, handler, types, self.troubles)
+
+        async def receive(message: Msg) -> None:
+            answer = partial(self._answer, message.reply) if message.reply else None
+            await delivery.handle(message.data, message.headers, answer)
+
+        try:
+            async with asyncio.timeout(CONFIRM_SECONDS):
+                inner = await self._client.subscribe(subject, queue=queue, cb=receive)
+                subscription = NatsSubscription(self, inner)
+                self._subscriptions.add(subscription)
+                while not await self.round_trip():
+                    pass  # the connection broke; the client subscribes again on the next one
+        except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError, TimeoutError) as error:
+            raise self._unavailable(subject, error) from error
+        return subscription
+
+    def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> None:
+        self._reconnect_callbacks.append(callback)
+
+    @property
+    def connected(self) -> bool:
+        return self._client.is_connected and not self.closed.is_set()
+
+    async def close(self) -> None:
+        if self._callback_task is None:
+            return
+        self._callback_task.cancel()
+        await asyncio.wait([self._callback_task])
+        self._callback_task = None
+        async with asyncio.TaskGroup() as drains:
+            for subscription in list(self._subscriptions):
+                drains.create_task(subscription.drain())
+        await self._client.close()  # writes what the last handlers have sent
+
+    async def round_trip(self) -> bool:
+        """True when the server has handled everything sent before this call; False when the connection broke meanwhile.
+
+        nats-py's flush() writes its PING ahead of the commands that still wait to be written, so that one flush alone
+        confirms nothing: yield first, and flush twice.
+        """
+        await self._up.wait()
+        connections = self._client.stats["reconnects"]
+        await asyncio.sleep(0)
+        try:
+            await self._client.flush(FLUSH_SECONDS)
+            await self._client.flush(FLUSH_SECONDS)
+        except nats.errors.FlushTimeoutError:
+            return False
+        return self._client.is_connected and self._client.stats["reconnects"] == connections
+
+    def forget(self, subscription: "NatsSubscription") -> None:
+        self._subscriptions.discard(subscription)
+
+    async def _send(self, subject: str, data: bytes, headers: dict[str, str] | None) -> None:
+        self._check_size(subject, data)
+        try:
+            await self._client.publish(subject, data, headers=headers or None)
+        except nats.errors.Error as error:
+            raise self._unavailable(subject, error) from error
+        await asyncio.sleep(0)  # lets the client write: otherwise the bytes wait until the caller's next await
+
+    async def _answer(self, inbox: str, reply: object) -> None:
+        await self._send(inbox, encode(reply), None)
+
+    def _check_size(self, subject: str, data: bytes) -> None:
+        most = self._client.max_payload - HEADER_ROOM_BYTES
+        if len(data) > most:
+            raise MessageTooBig(f"{subject}: {len(data)} bytes, the server's max_payload allows {most}")
+
+    def _unavailable(self, subject: str, error: Exception) -> BusUnavailable:
+        return BusUnavailable(f"{subject}: {error or type(error).__name__} ({self._settings.shown_url})")
+
+    async def _on_error(self, error: Exception) -> None:
+        """The only place that hears of a refused publish or subscription: the call itself does not fail."""
+        if isinstance(error, nats.errors.SlowConsumerError):
+            self.troubles.note("bus_slow_consumer", error, error.subject)
+        elif "permissions violation" in str(error).lower():
+            self.troubles.note("bus_permission_violation", error)
+        else:
+            self.troubles.note("bus_connection_error", error)
+
+    async def _on_disconnected(self) -> None:
+        self._up.clear()
+        if not self._client.is_closed:
+            self._log.warning("bus_disconnected")
+
+    async def _on_reconnected(self) -> None:
+        self._log.warning("bus_reconnected", reconnects=self._client.stats["reconnects"])
+        self._up.set()
+        self._regained.set()
+
+    async def _on_closed(self) -> None:
+        self._up.set()  # whoever waits for the connection finds it closed
+        self.closed.set()
+
+    async def _on_lame_duck(self) -> None:
+        self._log.warning("bus_server_is_going_away")
+
+    async def _run_reconnect_callbacks(self) -> None:
+        """In a task of its own: in the client's, a callback that waits for the bus would keep it from reconnecting."""
+        while True:
+            await self._regained.wait()
+            self._regained.clear()
+            for callback in self._reconnect_callbacks:
+                try:
+                    await callback()
+                except Exception as error:
+                    self.troubles.note("bus_reconnect_callback_failed", error)
+
+
+class NatsSubscription:
+    def __init__(self, bus: NatsBus, inner: Inner) -> None:
+        self._bus = bus
+        self._inner = inner
+
+    async def drain(self) -> None:
+        """Takes DRAIN_SECONDS at most; what is not handled then is dropped, and said so in the log.
+
+        Not nats-py's own drain(): that asks for the last messages before its UNSUB is written, and loses some.
+        """
+        inner, client = self._inner, self._inner._conn
+        if inner._closed:
+            return
+        inner._closed = True
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await client._send_unsubscribe(inner._id)
+                while not await self._bus.round_trip():
+                    await client._send_unsubscribe(inner._id)  # a new connection has subscribed again
+                await inner._pending_queue.join()
+        except (TimeoutError, nats.errors.Error) as error:
+            self._bus.troubles.note("bus_drain_failed", error, inner.subject)
+        inner._stop_processing()
+        client._remove_sub(inner._id)
+        self._bus.forget(self)
+
+
+async def _probe(settings: BusSettings) -> None:
+    """Connect once and let go. With reconnecting allowed, nats-py would retry a wrong password in silence."""
+    reasons: list[Exception] = []
+
+    async def keep(error: Exception) -> None:
+        reasons.append(error)
+
+    client = Client()
+    try:
+        await client.connect(
+            settings.url,
+            allow_reconnect=False,
+            connect_timeout=CONNECT_SECONDS,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # pyright: ignore[reportArgumentType]
+            nkeys_seed=_seed(settings),
+            tls=_tls(settings),
+            error_cb=keep,
+        )
+    except (OSError, TimeoutError, nats.errors.Error) as error:
+        reason = reasons[-1] if reasons else error
+        raise BusUnavailable(_explain(settings, reason)) from error
+    finally:
+        with suppress(nats.errors.Error, OSError):
+            await client.close()
+
+
+def _explain(settings: BusSettings, error: Exception) -> str:
+    reason = str(error) or type(error).__name__
+    if "authorization" in reason.lower():
+        remedy = "the user, password or key is not one that the server knows: see NATS_URL and NATS_NKEY_SEED_FILE"
+    elif isinstance(error, ssl.SSLError):
+        remedy = "the certificates do not fit: see NATS_CA_FILE"
+    else:
+        remedy = "is the server running, and is NATS_URL right?"
+    return f"cannot connect to NATS at {settings.shown_url}: {reason}; {remedy}"
+
+
+def _seed(settings: BusSettings) -> str | None:
+    return str(settings.nkey_seed_file) if settings.nkey_seed_file else None
+
+
+def _tls(settings: BusSettings) -> ssl.SSLContext | None:
+    return ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else None

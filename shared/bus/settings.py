@@ -1,0 +1,42 @@
+"""Where the NATS server is and how to prove who we are."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+DEFAULT_URL = "nats://127.0.0.1:4222"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusSettings:
+    url: str = DEFAULT_URL  # nats:// or tls://, may hold user:password@
+    nkey_seed_file: Path | None = None
+    ca_file: Path | None = None  # certificate authority of a tls:// server, if not one the system knows
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("nats", "tls") or not parts.hostname:
+            raise ValueError(f"NATS_URL must be nats://host:port or tls://host:port, not {self.shown_url!r}")
+        for name, path in (("NATS_NKEY_SEED_FILE", self.nkey_seed_file), ("NATS_CA_FILE", self.ca_file)):
+            if path is not None and not path.is_file():
+                raise ValueError(f"{name}: there is no file {path}")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """From NATS_URL, NATS_NKEY_SEED_FILE and NATS_CA_FILE. ValueError if one of them cannot be right."""
+        seed, authority = environ.get("NATS_NKEY_SEED_FILE"), environ.get("NATS_CA_FILE")
+        return cls(
+            url=environ.get("NATS_URL") or DEFAULT_URL,
+            nkey_seed_file=Path(seed) if seed else None,
+            ca_file=Path(authority) if authority else None,
+        )
+
+    @property
+    def shown_url(self) -> str:
+        """The URL without its password, for logs and errors."""
+        scheme, separator, rest = self.url.rpartition("://")
+        user, at, host = rest.rpartition("@")
+        return f"{scheme}{separator}{user.partition(':')[0]}:***@{host}" if at else self.url

@@ -1,0 +1,64 @@
+"""A real nats-server for tests, run as the project runs it: deploy/nats.conf, loopback, any free port."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CONFIG = Path(__file__).parent.parent / "deploy" / "nats.conf"
+START_SECONDS = 10.0
+
+
+class NatsServer:
+    """Started by `start`; keeps its port over restarts, so that clients find it again."""
+
+    def __init__(self, folder: Path, config: Path = CONFIG) -> None:
+        self._folder = folder
+        self._config = config
+        self._port = -1
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        binary = Path(sys.executable).with_name("nats-server")
+        address = ["-a", "127.0.0.1", "-p", str(self._port)]
+        with (self._folder / "nats.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [binary, "-c", self._config, *address, "--ports_file_dir", self._folder], stdout=log, stderr=log
+            )
+        self._port = self._learn_port(self._process)
+
+    def _learn_port(self, process: subprocess.Popen[bytes]) -> int:
+        file = self._folder / f"nats-server_{process.pid}.ports"
+        deadline = time.monotonic() + START_SECONDS
+        while not (file.exists() and (text := file.read_text())):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"nats-server did not start: {(self._folder / 'nats.log').read_text()}")
+            time.sleep(0.005)
+        return int(json.loads(text)["nats"][0].rpartition(":")[2])
+
+    def stop(self, by: signal.Signals = signal.SIGTERM) -> None:
+        assert self._process is not None
+        self._process.send_signal(by)
+        self._process.wait(timeout=10)
+
+    def pause(self) -> None:
+        """It keeps its connections but does nothing any more."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    async def restart(self, down_seconds: float = 0.0) -> None:
+        """SIGKILL, wait, start again on the same port."""
+        self.stop(signal.SIGKILL)
+        await asyncio.sleep(down_seconds)
+        self.start()
