@@ -1,0 +1,121 @@
+"""Batch -> tokens: iteration-level batching over the sequences that own blocks here."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from services.decode.sequence import Sequence
+from shared.engine.step import Draw, Drawn, Piece
+from shared.engine.thread import EngineThread
+from shared.kv.layout import blocks_for
+from shared.kv.ledger import Ledger
+from shared.policy.decode import Order, plan_step
+from shared.policy.finish import finish_of
+from shared.telemetry import traces
+from shared.worker.teller import Teller
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLimits:
+    order: Order  # matters only where contexts are prefilled here
+    prefill_tokens: int
+    block_tokens: int
+
+
+class DecodeWorker:
+    """Owns the running sequences. Blocks change hands only between steps."""
+
+    def __init__(self, engine: EngineThread, ledger: Ledger, teller: Teller, limits: BatchLimits) -> None:
+        self._engine, self._ledger, self._teller, self._limits = engine, ledger, teller, limits
+        self.members: list[Sequence] = []  # in order of admission
+        self._wake = asyncio.Event()
+        self._freed = asyncio.Event()
+        self.failures_in_a_row = 0
+
+    def join(self, sequence: Sequence) -> None:
+        self.members.append(sequence)
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Something changed that the next plan should see: a drop, or blocks."""
+        self._wake.set()
+
+    async def room_changed(self) -> None:
+        """Wait until blocks were freed or a member left."""
+        await self._freed.wait()
+        self._freed.clear()
+
+    async def run(self) -> None:
+        while True:
+            self._drop_aborted()
+            pieces = await self._plan()
+            if pieces:
+                await self._step(pieces)
+            else:
+                await self._teller.flush()
+                await self._wake.wait()
+                self._wake.clear()
+
+    def _drop_aborted(self) -> None:
+        for member in [m for m in self.members if m.arrival.dropped]:
+            self._remove(member, "aborted")
+
+    async def _plan(self) -> list[tuple[Sequence, int]]:
+        """The next batch, with blocks for every token it will write. Who must leave goes back to its gateway."""
+        limits = self._limits
+        plan = plan_step(self.members, limits.order, limits.block_tokens, self._ledger.free, limits.prefill_tokens)
+        pieces = [(self.members[index], count) for index, count in plan.pieces]
+        for member in [self.members[index] for index in plan.preempt]:
+            await self._give_back(member, "preempted: out of KV blocks")
+        for member, count in pieces:
+            missing = blocks_for(member.computed + count, limits.block_tokens) - member.blocks
+            if missing > 0:
+                self._ledger.grow(member.arrival.owner, missing)
+        return pieces
+
+    async def _step(self, pieces: list[tuple[Sequence, int]]) -> None:
+        step = asyncio.ensure_future(self._engine.step([_piece(member, count) for member, count in pieces]))
+        await self._teller.flush()  # the previous step's tokens leave while this one is computed
+        try:
+            drawn = await step
+        except Exception as error:  # whatever the engine met: this batch goes back, the instance lives on
+            self.failures_in_a_row += 1
+            log.exception("decode_step_failed", sequences=len(pieces))
+            for member, _ in pieces:
+                await self._give_back(member, f"decode failed: {error}")
+            return
+        self.failures_in_a_row = 0
+        for (member, count), result in zip(pieces, drawn, strict=True):
+            member.computed += count
+            if result is not None and not member.arrival.dropped:
+                self._record(member, result)
+
+    def _record(self, member: Sequence, drawn: Drawn) -> None:
+        work = member.work
+        member.append(drawn.token)
+        finish = finish_of(work.sampling, drawn.token, len(member.generated))
+        self._teller.tell(work.request, drawn.token, drawn.logprobs, finish)
+        if finish is not None:
+            self._remove(member, finish)
+
+    async def _give_back(self, member: Sequence, reason: str) -> None:
+        self._remove(member, "interrupted")
+        if not member.arrival.dropped:
+            await self._teller.interrupt(member.work, reason)
+
+    def _remove(self, member: Sequence, outcome: str) -> None:
+        self.members.remove(member)
+        self._ledger.release(member.arrival.owner)
+        self._freed.set()
+        attributes = {traces.OUTPUT_TOKENS: len(member.generated), traces.FINISH_REASON: outcome}
+        traces.record_span(traces.DECODE_GENERATE, member.arrival.trace, member.started_ns, time.time_ns(), attributes)
+
+
+def _piece(member: Sequence, count: int) -> Piece:
+    start, end = member.computed, member.computed + count
+    draw = Draw(member.work.sampling, member.work.prompt, member.generated) if end == member.tokens else None
+    return Piece(tokens=member.text[start:end], start=start, blocks=member.block_table, draw=draw)

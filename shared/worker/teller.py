@@ -1,0 +1,66 @@
+"""Telling the gateways: one message per step and gateway, interruptions, and what was missed when they ask."""
+
+import time
+
+import structlog
+
+from shared.bus.interface import Bus, BusError, Subscription
+from shared.messages.requests import SubmitRequest
+from shared.messages.tokens import Finish, RequestInterrupted, ResumedTokens, ResumeTokens, TokenBatch, TokenLogprobs
+from shared.policy.token_log import TokenLog
+from shared.specs.ids import InstanceId, RequestId, role_of
+
+log = structlog.get_logger()
+
+
+class Teller:
+    """The TokenLog of this instance on the bus. What the bus loses, the gateways ask for again."""
+
+    def __init__(self, bus: Bus, instance: InstanceId) -> None:
+        self._bus = bus
+        self._instance = instance
+        self._log = TokenLog(instance)
+
+    async def listen(self) -> Subscription:
+        subject = ResumeTokens.SUBJECT.format(role=role_of(self._instance), instance=self._instance)
+        return await self._bus.subscribe(subject, self._resume, ResumeTokens)
+
+    def begin(self, work: SubmitRequest) -> None:
+        self._log.begin(work.request, work.attempt, work.gateway, len(work.generated))
+
+    def note(self, request: RequestId, token: int, logprobs: TokenLogprobs | None) -> None:
+        self._log.note(request, token, logprobs)
+
+    def tell(self, request: RequestId, token: int, logprobs: TokenLogprobs | None, finish: Finish | None) -> None:
+        """Queue a token for the next `flush`."""
+        self._log.tell(request, token, logprobs, finish)
+        if finish is not None:
+            self.end(request, finish)
+
+    def end(self, request: RequestId, finish: Finish) -> None:
+        self._log.end(request, finish, time.monotonic())
+
+    def forget(self, request: RequestId, attempt: int) -> None:
+        self._log.forget(request, attempt)
+
+    async def flush(self) -> None:
+        """Publish what has been queued. A batch that cannot be sent stays in the log, and the gateway will ask."""
+        self._log.expire(time.monotonic())
+        for gateway, batch in self._log.batches():
+            try:
+                await self._bus.publish(TokenBatch.SUBJECT.format(gateway=gateway), batch)
+            except BusError as error:
+                log.warning("tokens_not_sent", gateway=gateway, rows=len(batch.rows), error=str(error))
+
+    async def interrupt(self, work: SubmitRequest, reason: str) -> None:
+        """Give the request back to its gateway, which submits it again with what it has."""
+        self._log.forget(work.request, work.attempt)
+        message = RequestInterrupted(request=work.request, attempt=work.attempt, reason=reason)
+        log.warning("request_interrupted", request_id=work.request, attempt=work.attempt, reason=reason)
+        try:
+            await self._bus.publish(RequestInterrupted.SUBJECT.format(gateway=work.gateway), message)
+        except BusError:  # the gateway will ask, nobody will know the request, and it is submitted again all the same
+            log.warning("interruption_not_sent", request_id=work.request)
+
+    async def _resume(self, message: ResumeTokens) -> ResumedTokens:
+        return self._log.resume(message)

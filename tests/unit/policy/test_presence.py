@@ -1,0 +1,19 @@
+from shared.policy.presence import Presence
+from shared.specs.ids import InstanceId
+
+
+def test_a_silent_instance_is_reported_lost_once():
+    presence = Presence(limit_seconds=3.0)
+    presence.heard(InstanceId("decode-1"), now=0.0)
+    presence.heard(InstanceId("decode-2"), now=2.0)
+    assert presence.lost(now=3.0) == []
+    assert presence.lost(now=3.5) == ["decode-1"]
+    assert presence.lost(now=3.6) == []
+
+
+def test_an_instance_that_speaks_again_is_back():
+    presence = Presence(limit_seconds=3.0)
+    presence.heard(InstanceId("decode-1"), now=0.0)
+    presence.lost(now=9.0)
+    presence.heard(InstanceId("decode-1"), now=10.0)
+    assert presence.lost(now=14.0) == ["decode-1"]

@@ -1,0 +1,117 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.messages.tokens import ResumeTokens, TokenLogprobs, Want
+from shared.policy.token_log import TokenLog
+from shared.specs.ids import InstanceId, RequestId
+
+ME, GATEWAY, OTHER = InstanceId("decode-1"), InstanceId("gateway-1"), InstanceId("gateway-2")
+R, S = RequestId("r"), RequestId("s")
+
+
+def ask(log: TokenLog, request: RequestId, index: int, attempt: int = 0, gateway: InstanceId = GATEWAY):
+    answer = log.resume(
+        ResumeTokens(gateway=gateway, wants=(Want(request=request, attempt=attempt, next_index=index),))
+    )
+    return answer.rows
+
+
+def test_a_step_is_one_batch_per_gateway_with_a_running_number():
+    log = TokenLog(ME)
+    for request, gateway in ((R, GATEWAY), (S, GATEWAY), (RequestId("t"), OTHER)):
+        log.begin(request, 0, gateway, start=0)
+        log.tell(request, 7, None, None)
+    first = dict(log.batches())
+    assert [row.request for row in first[GATEWAY].rows] == [R, S]
+    assert len(first[OTHER].rows) == 1
+    log.tell(R, 8, None, None)
+    (gateway, batch), *rest = log.batches()
+    assert (gateway, batch.step, batch.rows[0].index, rest) == (GATEWAY, 1, 1, [])
+
+
+def test_what_was_lost_is_told_again_from_the_wanted_index():
+    log = TokenLog(ME)
+    log.begin(R, 0, GATEWAY, start=3)
+    for token in (10, 11, 12):
+        log.tell(R, token, TokenLogprobs(token=-0.5), None)
+    (row,) = ask(log, R, 4)
+    assert (row.index, row.tokens, len(row.logprobs)) == (4, (11, 12), 2)
+
+
+def test_a_token_told_by_another_instance_is_known_but_not_told_again():
+    log = TokenLog(ME)
+    log.begin(R, 0, GATEWAY, start=0)
+    log.note(R, 5, None)
+    assert log.batches() == []
+    assert ask(log, R, 0)[0].tokens == (5,)
+
+
+def test_a_request_that_waits_is_known_with_nothing_new():
+    log = TokenLog(ME)
+    log.begin(R, 0, GATEWAY, start=2)
+    (row,) = ask(log, R, 2)
+    assert (row.index, row.tokens, row.finish) == (2, (), None)
+
+
+def test_nothing_is_told_of_another_attempt_or_to_another_gateway():
+    log = TokenLog(ME)
+    log.begin(R, 1, GATEWAY, start=0)
+    assert ask(log, R, 0, attempt=0) == ()
+    assert ask(log, R, 0, attempt=1, gateway=OTHER) == ()
+
+
+def test_an_abort_is_told_as_an_end_without_tokens():
+    log = TokenLog(ME)
+    log.begin(R, 0, GATEWAY, start=0)
+    log.tell(R, 1, None, None)
+    log.batches()
+    log.end(R, "aborted", now=0.0)
+    ((_, batch),) = log.batches()
+    assert (batch.rows[0].tokens, batch.rows[0].index, batch.rows[0].finish) == ((), 1, "aborted")
+
+
+def test_an_end_is_remembered_for_a_while_and_then_forgotten():
+    log = TokenLog(ME, keep_seconds=60)
+    log.begin(R, 0, GATEWAY, start=0)
+    log.tell(R, 1, None, "stop")
+    log.end(R, "stop", now=0.0)
+    log.expire(now=59.0)
+    assert ask(log, R, 0)[0].finish == "stop"
+    log.expire(now=61.0)
+    assert ask(log, R, 0) == ()
+    assert len(log) == 0
+
+
+def test_no_more_ended_requests_are_remembered_than_allowed():
+    log = TokenLog(ME, most_ended=2)
+    for name in "abcd":
+        log.begin(RequestId(name), 0, GATEWAY, start=0)
+        log.end(RequestId(name), "stop", now=0.0)
+    log.expire(now=0.0)
+    assert [bool(ask(log, RequestId(name), 0)) for name in "abcd"] == [False, False, True, True]
+
+
+def test_a_forgotten_request_is_unknown_unless_a_newer_attempt_took_its_place():
+    log = TokenLog(ME)
+    log.begin(R, 1, GATEWAY, start=0)
+    log.forget(R, 0)
+    assert ask(log, R, 0, attempt=1)
+    log.forget(R, 1)
+    assert ask(log, R, 0, attempt=1) == ()
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=30), st.integers(0, 30))
+def test_whatever_batches_are_lost_the_resumed_row_completes_the_answer(delivered: list[bool], asked_after: int):
+    log = TokenLog(ME)
+    log.begin(R, 0, GATEWAY, start=0)
+    got: list[int] = []
+    for token, arrives in enumerate(delivered):
+        log.tell(R, token, None, None)
+        for _, batch in log.batches():
+            row = batch.rows[0]
+            if arrives and row.index == len(got):
+                got.extend(row.tokens)
+        if token == asked_after:
+            got.extend(ask(log, R, len(got))[0].tokens)
+    got.extend(ask(log, R, len(got))[0].tokens)
+    assert got == list(range(len(delivered)))
