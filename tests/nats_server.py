@@ -2,11 +2,15 @@
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 CONFIG = Path(__file__).parent.parent / "deploy" / "nats.conf"
 START_SECONDS = 10.0
@@ -52,6 +56,7 @@ class NatsServer:
         """It keeps its connections but does nothing any more."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)
 
     def resume(self) -> None:
         assert self._process is not None
@@ -62,3 +67,12 @@ class NatsServer:
         self.stop(signal.SIGKILL)
         await asyncio.sleep(down_seconds)
         self.start()
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """One server for many tests, none of which may stop it. A room that wants it imports it into its conftest.py."""
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield server
+    server.stop()

@@ -1,34 +1,13 @@
 """What happens to a message that has arrived, whichever bus brought it."""
 
-import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-import structlog
-
+from shared.bus.troubles import Troubles
 from shared.messages.codec import MalformedMessage, decode
 from shared.telemetry.traces import received_context
 
-LOG_INTERVAL_SECONDS = 10.0
 Answer = Callable[[object], Awaitable[None]]
-
-
-class Troubles:
-    """Counts what goes wrong on one connection by kind, and logs each kind at most once in LOG_INTERVAL_SECONDS."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self._logged_at: dict[str, float] = {}
-        self._log = structlog.get_logger()
-
-    def note(self, kind: str, error: BaseException, subject: str = "") -> None:
-        self.counts[kind] += 1
-        now = time.monotonic()
-        if now - self._logged_at.get(kind, -LOG_INTERVAL_SECONDS) >= LOG_INTERVAL_SECONDS:
-            self._logged_at[kind] = now
-            unexpected = error if kind == "bus_handler_failed" else None  # only there the traceback tells more
-            self._log.warning(kind, subject=subject, error=str(error), count=self.counts[kind], exc_info=unexpected)
 
 
 class Delivery:

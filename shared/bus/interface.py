@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol, Self, TypeVar
 
+from shared.bus.troubles import Troubles
+
 M = TypeVar("M")
 R = TypeVar("R")
 
@@ -45,6 +47,7 @@ class Subscription(Protocol):
 class Bus(Protocol):
     """One process's connection. Belongs to one event loop."""
 
+    troubles: Troubles
     closed: asyncio.Event  # set when it is over for good, asked for or not: a service then has to end
 
     async def publish(self, subject: str, message: object, *, traced: bool = False) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from shared.bus.delivery import Delivery, Troubles
+from shared.bus.delivery import Delivery
 from shared.bus.interface import Bus, BusTimeout, BusUnavailable, MessageTooBig, NoResponder
+from shared.bus.troubles import Troubles
 from shared.messages.codec import decode, encode
 from shared.telemetry.traces import current_headers
 

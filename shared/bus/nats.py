@@ -5,9 +5,7 @@ tests/integration/bus holds them to it, and the version is pinned.
 """
 
 import asyncio
-import ssl
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 
@@ -17,17 +15,17 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as Inner
 
-from shared.bus.delivery import Delivery, Troubles
+from shared.bus.delivery import Delivery
 from shared.bus.interface import Bus, BusTimeout, BusUnavailable, MessageTooBig, NoResponder
+from shared.bus.probe import CONNECT_SECONDS, RECONNECT_WAIT_SECONDS, explain, probe, seed_file, tls_context
 from shared.bus.settings import BusSettings
+from shared.bus.troubles import Troubles
 from shared.messages.codec import decode, encode
 from shared.telemetry.traces import current_headers
 
-CONNECT_SECONDS = 2
 CONFIRM_SECONDS = 10.0  # for the server to confirm a subscription; spans a short outage
 DRAIN_SECONDS = 10.0
-FLUSH_SECONDS = 2
-RECONNECT_WAIT_SECONDS = 0.1
+FLUSH_SECONDS = 1
 PING_INTERVAL_SECONDS = 5
 OUTAGE_BUFFER_BYTES = 8 << 20
 HEADER_ROOM_BYTES = 1024  # the server counts the headers too, and cuts the connection of whoever sends more
@@ -56,14 +54,14 @@ class NatsBus(Bus):
         `role`, so that the server's permissions can keep them private.
         """
         settings = BusSettings(url=server) if isinstance(server, str) else server
-        await _probe(settings)
+        await probe(settings)
         bus = cls(settings, name)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await bus._open(name, role)
         except TimeoutError as error:
             await bus._client.close()
-            raise BusUnavailable(_explain(settings, error)) from error
+            raise BusUnavailable(explain(settings, error)) from error
         bus._up.set()
         bus._callback_task = asyncio.create_task(bus._run_reconnect_callbacks())
         return bus
@@ -73,10 +71,10 @@ class NatsBus(Bus):
             self._settings.url,
             name=name,
             inbox_prefix=f"_INBOX_{role}",
-            nkeys_seed=_seed(self._settings),
-            tls=_tls(self._settings),
+            nkeys_seed=seed_file(self._settings),
+            tls=tls_context(self._settings),
             connect_timeout=CONNECT_SECONDS,
-            reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # pyright: ignore[reportArgumentType]  (annotated int, may be less)
+            reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # pyright: ignore[reportArgumentType]  (annotated int)
             max_reconnect_attempts=-1,
             ping_interval=PING_INTERVAL_SECONDS,
             max_outstanding_pings=2,
@@ -143,7 +141,19 @@ class NatsBus(Bus):
         async with asyncio.TaskGroup() as drains:
             for subscription in list(self._subscriptions):
                 drains.create_task(subscription.drain())
-        await self._client.close()  # writes what the last handlers have sent
+        await self._close_client()
+
+    async def _close_client(self) -> None:
+        """Write what the last handlers have sent, then hang up."""
+        if (
+            not self._client.is_connected
+        ):  # nats-py would fail on writing it to the dead connection, and stay half closed
+            self._client._pending, self._client._pending_data_size = [], 0
+        try:
+            await self._client.close()
+        except OSError as error:
+            self.troubles.note("bus_close_failed", error)
+            self.closed.set()
 
     async def round_trip(self) -> bool:
         """True when the server has handled everything sent before this call; False when the connection broke meanwhile.
@@ -246,49 +256,3 @@ class NatsSubscription:
         inner._stop_processing()
         client._remove_sub(inner._id)
         self._bus.forget(self)
-
-
-async def _probe(settings: BusSettings) -> None:
-    """Connect once and let go. With reconnecting allowed, nats-py would retry a wrong password in silence."""
-    reasons: list[Exception] = []
-
-    async def keep(error: Exception) -> None:
-        reasons.append(error)
-
-    client = Client()
-    try:
-        await client.connect(
-            settings.url,
-            allow_reconnect=False,
-            connect_timeout=CONNECT_SECONDS,
-            max_reconnect_attempts=1,
-            reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # pyright: ignore[reportArgumentType]
-            nkeys_seed=_seed(settings),
-            tls=_tls(settings),
-            error_cb=keep,
-        )
-    except (OSError, TimeoutError, nats.errors.Error) as error:
-        reason = reasons[-1] if reasons else error
-        raise BusUnavailable(_explain(settings, reason)) from error
-    finally:
-        with suppress(nats.errors.Error, OSError):
-            await client.close()
-
-
-def _explain(settings: BusSettings, error: Exception) -> str:
-    reason = str(error) or type(error).__name__
-    if "authorization" in reason.lower():
-        remedy = "the user, password or key is not one that the server knows: see NATS_URL and NATS_NKEY_SEED_FILE"
-    elif isinstance(error, ssl.SSLError):
-        remedy = "the certificates do not fit: see NATS_CA_FILE"
-    else:
-        remedy = "is the server running, and is NATS_URL right?"
-    return f"cannot connect to NATS at {settings.shown_url}: {reason}; {remedy}"
-
-
-def _seed(settings: BusSettings) -> str | None:
-    return str(settings.nkey_seed_file) if settings.nkey_seed_file else None
-
-
-def _tls(settings: BusSettings) -> ssl.SSLContext | None:
-    return ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else None
