@@ -46,7 +46,7 @@ CONFIG = {
     "pad_token_id": PAD,
     "torch_dtype": "float32",
 }
-# Gives logits a standard deviation of 0.15 * sqrt(HIDDEN) = 2.4: sampled text varies, greedy text does not repeat itself.
+# Gives logits a deviation of 0.15 * sqrt(HIDDEN) = 2.4: sampled text varies, greedy text does not repeat itself.
 OUTPUT_SCALE = 0.15
 
 

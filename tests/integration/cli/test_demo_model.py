@@ -3,6 +3,7 @@
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def test_making_it_again_gives_the_same_bytes(folder: Path, tmp_path: Path) -> N
 
 def test_transformers_loads_it_and_its_answers_are_varied_printable_and_do_not_end_at_once(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert model.num_parameters() == pytest.approx(15e6, rel=0.02)
     messages = [{"role": "user", "content": "Hello, who are you?"}]
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
