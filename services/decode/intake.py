@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import structlog
 from opentelemetry import context as trace_context
 
+from services.decode.puller import KvGone, Puller
 from services.decode.sequence import Arrival, Sequence
 from services.decode.worker import DecodeWorker
-from services.decode.puller import KvGone, Puller
 from shared.kv.layout import blocks_for
-from shared.kv.ledger import Ledger, Owner, State
-from shared.messages.requests import AbortRequest, Refused, RefusalReason, SubmitRequest
+from shared.kv.ledger import Ledger, State
+from shared.messages.requests import AbortRequest, Refused, SubmitRequest
 from shared.messages.work import StartDecode, Started
 from shared.policy.decode import admissible
 from shared.specs.ids import InstanceId, RequestId
@@ -42,11 +42,11 @@ class Intake:
         worker: DecodeWorker,
         puller: Puller,
         teller: Teller,
-        tasks: asyncio.TaskGroup,
         limits: IntakeLimits,
     ) -> None:
         self._ledger, self._worker, self._puller, self._teller = ledger, worker, puller, teller
-        self._tasks, self._limits = tasks, limits
+        self._limits = limits
+        self._fills: set[asyncio.Task[None]] = set()  # at most max_batch: each owns blocks
         self._queue: deque[Arrival] = deque()
         self._filling: list[Arrival] = []
         self._changed = asyncio.Event()
@@ -60,7 +60,7 @@ class Intake:
         if known == work.attempt:
             return Started(request=work.request, attempt=work.attempt)
         if known is not None and known > work.attempt:
-            return _refused(work, "invalid", f"attempt {known} of this request is here already")
+            return Refused.of(work, "invalid", f"attempt {known} of this request is here already")
         refusal = self._refusal(message)
         if refusal is not None:
             return refusal
@@ -98,7 +98,14 @@ class Intake:
     async def give_back_all(self, reason: str) -> None:
         """Hand every request back to its gateway: this instance is going away."""
         for work in self.works():
+            await self._drop(work.request, work.attempt)
             await self._teller.interrupt(work, reason)
+
+    async def close(self) -> None:
+        """End every transfer and wait until nothing writes into the pool any more."""
+        for fill in self._fills:
+            fill.cancel()
+        await asyncio.gather(*self._fills, return_exceptions=True)
 
     # -- the loops ----------------------------------------------------------------------------------------------------
 
@@ -130,7 +137,9 @@ class Intake:
             self._join(arrival)
             return
         self._filling.append(arrival)
-        self._tasks.create_task(self._fill(arrival))
+        fill = asyncio.create_task(self._fill(arrival))
+        self._fills.add(fill)
+        fill.add_done_callback(self._fills.discard)
 
     async def _fill(self, arrival: Arrival) -> None:
         """Pull the KV; whatever goes wrong, the blocks are free or running afterwards and the gateway knows."""
@@ -181,16 +190,12 @@ class Intake:
     def _refusal(self, message: StartDecode) -> Refused | None:
         work, limits = message.work, self._limits
         if self.draining:
-            return _refused(work, "draining", "this instance is going away")
+            return Refused.of(work, "draining", "this instance is going away")
         if message.kv is None and not limits.colocated:
-            return _refused(work, "invalid", "this instance does not prefill")
+            return Refused.of(work, "invalid", "this instance does not prefill")
         if work.final_tokens > limits.max_model_tokens:
             what = f"{work.final_tokens} tokens at most, {limits.max_model_tokens} fit here"
-            return _refused(work, "too_long", what)
+            return Refused.of(work, "too_long", what)
         if len(self._queue) >= limits.queue_requests:
-            return _refused(work, "queue_full", f"{len(self._queue)} requests wait here")
+            return Refused.of(work, "queue_full", f"{len(self._queue)} requests wait here")
         return None
-
-
-def _refused(work: SubmitRequest, reason: RefusalReason, message: str) -> Refused:
-    return Refused(request=work.request, attempt=work.attempt, reason=reason, message=message)

@@ -11,17 +11,14 @@ from shared.engine.kv_cache import KvCache
 from shared.messages.codec import MalformedMessage
 from shared.messages.handoff import LinkTest, LinkTestAnswer
 from shared.messages.instances import Beat, Link
-from shared.policy.presence import Presence
 from shared.specs.ids import InstanceId
-from shared.transport.interface import Transport, TransferFailed
+from shared.transport.interface import TransferFailed, Transport
 from shared.transport.selftest import test_link
 
 log = structlog.get_logger()
 
-LOST_SECONDS = 3.0  # three beats
 RETRY_SECONDS = 5.0
 ASK_TIMEOUT_SECONDS = 2.0
-SWEEP_SECONDS = 0.25
 
 
 @dataclass(slots=True)
@@ -39,7 +36,6 @@ class Links:
         self._bus, self._transport, self._cache = bus, transport, cache
         self._instance, self._kv_format = instance, kv_format
         self._peers: dict[InstanceId, Peer] = {}
-        self._presence = Presence(LOST_SECONDS)
         self._changed = asyncio.Event()
 
     def reports(self) -> tuple[Link, ...]:
@@ -58,7 +54,6 @@ class Links:
     async def heard(self, beat: Beat) -> None:
         if beat.role != "prefill":
             return
-        self._presence.heard(beat.instance, time.monotonic())
         peer = self._peers.setdefault(beat.instance, Peer(beat))
         peer.beat = beat
         untried = peer.link is None or (not peer.link.ok and time.monotonic() >= peer.try_again_at)
@@ -70,17 +65,14 @@ class Links:
         await self._changed.wait()
         self._changed.clear()
 
-    async def run(self) -> None:
-        """Forget instances that are gone, for ever."""
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            for instance in self._presence.lost(time.monotonic()):
-                peer = self._peers.pop(instance)
-                if peer.test is not None:
-                    peer.test.cancel()
-                await self._transport.forget(instance)
-                log.warning("prefill_instance_lost", peer=instance)
-                self._changed.set()
+    async def lost(self, instance: InstanceId) -> None:
+        peer = self._peers.pop(instance, None)
+        if peer is None:
+            return
+        if peer.test is not None:
+            peer.test.cancel()
+        await self._transport.forget(instance)
+        self._changed.set()
 
     async def close(self) -> None:
         tests = [peer.test for peer in self._peers.values() if peer.test is not None]

@@ -19,7 +19,7 @@ from shared.messages.handoff import Gone, KvReleased, KvRenewed, PullBlocks, Sen
 from shared.specs.ids import BlockId, InstanceId, RequestId
 from shared.telemetry import traces
 from shared.transport.checksum import checksum
-from shared.transport.interface import Transport, TransferFailed, TransferReport
+from shared.transport.interface import TransferFailed, TransferReport, Transport
 
 log = structlog.get_logger()
 

@@ -28,8 +28,8 @@ from shared.messages.handoff import (
 )
 from shared.messages.requests import SubmitRequest
 from shared.specs.ids import InstanceId
-from shared.transport.interface import Transport, TransferFailed
 from shared.transport.checksum import checksum
+from shared.transport.interface import TransferFailed, Transport
 from shared.worker.teller import Teller
 
 log = structlog.get_logger()

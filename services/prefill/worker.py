@@ -14,7 +14,7 @@ from shared.engine.step import Draw, Drawn, Piece
 from shared.engine.thread import EngineThread
 from shared.kv.layout import blocks_for
 from shared.kv.ledger import Ledger, Owner, State
-from shared.messages.requests import AbortRequest, Refused, RefusalReason, SubmitRequest
+from shared.messages.requests import AbortRequest, Refused, SubmitRequest
 from shared.messages.work import Started, StartPrefill
 from shared.policy.finish import finish_of
 from shared.policy.prefill import Waiting, next_prefill_batch
@@ -71,7 +71,7 @@ class PrefillWorker:
         if known == work.attempt:
             return Started(request=work.request, attempt=work.attempt)
         if known is not None and known > work.attempt:
-            return _refused(work, "invalid", f"attempt {known} of this request is here already")
+            return Refused.of(work, "invalid", f"attempt {known} of this request is here already")
         refusal = self._refusal(work)
         if refusal is not None:
             return refusal
@@ -85,7 +85,7 @@ class PrefillWorker:
         return Started(request=work.request, attempt=work.attempt)
 
     async def abort(self, message: AbortRequest) -> None:
-        """What waits stops at once; what is computed or moved right now is dropped when the step or the transfer ends."""
+        """What waits stops at once; what is computed or moved is dropped when the step or the transfer has ended."""
         for work in self.works():
             if work.request == message.request and work.attempt <= message.attempt:
                 self._drop(Owner(work.request, work.attempt))
@@ -130,6 +130,7 @@ class PrefillWorker:
     async def give_back_all(self, reason: str) -> None:
         """Hand every request back to its gateway: this instance is going away."""
         for work in self.works():
+            self._drop(Owner(work.request, work.attempt))
             await self._teller.interrupt(work, reason)
 
     def _next_batch(self) -> list[Job]:
@@ -191,18 +192,14 @@ class PrefillWorker:
     def _refusal(self, work: SubmitRequest) -> Refused | None:
         limits = self._limits
         if self.draining:
-            return _refused(work, "draining", "this instance is going away")
+            return Refused.of(work, "draining", "this instance is going away")
         if work.final_tokens > limits.max_model_tokens:
             what = f"{work.final_tokens} tokens at most, {limits.max_model_tokens} fit here"
-            return _refused(work, "too_long", what)
+            return Refused.of(work, "too_long", what)
         full = self.queued_tokens + work.context_tokens > limits.queue_tokens and self._waiting
         if full or len(self._waiting) >= limits.queue_requests:
-            return _refused(work, "queue_full", f"{self.queued_requests} requests wait here")
+            return Refused.of(work, "queue_full", f"{self.queued_requests} requests wait here")
         return None
 
     def _attempt_of(self, request: RequestId) -> int | None:
         return max((work.attempt for work in self.works() if work.request == request), default=None)
-
-
-def _refused(work: SubmitRequest, reason: RefusalReason, message: str) -> Refused:
-    return Refused(request=work.request, attempt=work.attempt, reason=reason, message=message)

@@ -56,6 +56,10 @@ class Refused:
     message: str
     retry_after_seconds: float = 0.0  # 0: trying again will not help
 
+    @classmethod
+    def of(cls, work: SubmitRequest, reason: RefusalReason, message: str) -> "Refused":
+        return cls(request=work.request, attempt=work.attempt, reason=reason, message=message)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbortRequest:

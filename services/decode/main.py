@@ -1,0 +1,45 @@
+"""`python -m services.decode.main`: one decode instance as a process."""
+
+import asyncio
+import os
+import sys
+
+import structlog
+
+from services.decode.config import DecodeConfig
+from services.decode.service import DecodeService
+from shared import telemetry
+from shared.bus.interface import BusError
+from shared.bus.nats import NatsBus
+from shared.engine.step import Engine
+from shared.engine.weights import BadModel
+from shared.specs.ids import new_instance_id
+from shared.specs.settings import BadSetting
+from shared.transport.ucx import UcxTransport
+from shared.worker.lifecycle import stop_on_signals
+
+log = structlog.get_logger()
+
+
+async def serve(config: DecodeConfig) -> None:
+    instance = new_instance_id("decode")
+    telemetry.start("decode", instance, telemetry.TelemetrySettings.from_env())
+    stop = stop_on_signals()
+    engine = await asyncio.to_thread(Engine.load, config.instance.engine)
+    async with (
+        await NatsBus.connect(config.instance.bus, name=instance, role="decode") as bus,
+        UcxTransport() as transport,
+    ):
+        await DecodeService(config, instance, bus, transport, engine).run(stop)
+    telemetry.stop()
+
+
+def main() -> None:
+    try:
+        asyncio.run(serve(DecodeConfig.from_env(os.environ)))
+    except (BadSetting, BadModel, BusError) as error:
+        sys.exit(f"decode: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""`python -m services.prefill.main`: one prefill instance as a process."""
+
+import asyncio
+import os
+import sys
+
+import structlog
+
+from services.prefill.config import PrefillConfig
+from services.prefill.service import PrefillService
+from shared import telemetry
+from shared.bus.interface import BusError
+from shared.bus.nats import NatsBus
+from shared.engine.step import Engine
+from shared.engine.weights import BadModel
+from shared.specs.ids import new_instance_id
+from shared.specs.settings import BadSetting
+from shared.transport.ucx import UcxTransport
+from shared.worker.lifecycle import stop_on_signals
+
+log = structlog.get_logger()
+
+
+async def serve(config: PrefillConfig) -> None:
+    instance = new_instance_id("prefill")
+    telemetry.start("prefill", instance, telemetry.TelemetrySettings.from_env())
+    stop = stop_on_signals()
+    engine = await asyncio.to_thread(Engine.load, config.instance.engine)
+    async with (
+        await NatsBus.connect(config.instance.bus, name=instance, role="prefill") as bus,
+        UcxTransport() as transport,
+    ):
+        await PrefillService(config, instance, bus, transport, engine).run(stop)
+    telemetry.stop()
+
+
+def main() -> None:
+    try:
+        asyncio.run(serve(PrefillConfig.from_env(os.environ)))
+    except (BadSetting, BadModel, BusError) as error:
+        sys.exit(f"prefill: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""One prefill instance on a bus: who listens to what, and how it starts and ends."""
+
+import asyncio
+
+import structlog
+
+from services.prefill.config import PrefillConfig
+from services.prefill.handoff import Handoff
+from services.prefill.worker import PrefillLimits, PrefillWorker
+from shared.bus.heart import Heart
+from shared.bus.interface import Bus
+from shared.engine.step import Engine
+from shared.engine.thread import EngineThread
+from shared.kv.ledger import Ledger, State
+from shared.messages.handoff import KvReleased, KvRenewed, LinkTest, LinkTestAnswer, PullBlocks
+from shared.messages.instances import Beat, Capacity, Load
+from shared.messages.requests import AbortRequest, Refused
+from shared.messages.work import Started, StartPrefill
+from shared.specs.ids import InstanceId, role_of
+from shared.transport.interface import Transport
+from shared.transport.selftest import answer_link_test
+from shared.worker.neighbours import Neighbours
+from shared.worker.teller import Teller
+
+log = structlog.get_logger()
+
+MOST_FAILURES = 3  # failed steps in a row, after which this instance takes itself out
+DRAIN_POLL_SECONDS = 0.05
+
+
+class PrefillService:
+    def __init__(
+        self, config: PrefillConfig, instance: InstanceId, bus: Bus, transport: Transport, engine: Engine
+    ) -> None:
+        self._config, self._instance, self._bus, self._transport = config, instance, bus, transport
+        self._engine = engine
+        self._thread = EngineThread(engine)
+        self._ledger = Ledger(engine.blocks)
+        self._teller = Teller(bus, instance)
+        self._handoff = Handoff(
+            bus,
+            transport,
+            self._ledger,
+            engine.cache,
+            self._teller,
+            instance,
+            lease_seconds=config.lease_seconds,
+            transfer_seconds=config.instance.transfer_seconds,
+            on_freed=lambda: self._worker.blocks_freed(),
+        )
+        limits = PrefillLimits(
+            batch_tokens=config.batch_tokens,
+            queue_tokens=config.queue_tokens,
+            queue_requests=config.queue_requests,
+            block_tokens=engine.block_tokens,
+            max_model_tokens=engine.max_model_tokens,
+        )
+        self._worker = PrefillWorker(self._thread, self._ledger, self._teller, self._handoff, limits)
+        self._neighbours = Neighbours(None, self._on_lost)
+        self._heart = Heart(bus, self._describe)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then let what is here finish or hand it back."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                loops = (self._worker.run(), self._handoff.sweep(), self._neighbours.run())
+                running = [tasks.create_task(loop) for loop in loops]
+                await self._listen()
+                running.append(tasks.create_task(self._heart.run()))
+                await stop.wait()
+                await self._drain()
+                for task in running:
+                    task.cancel()
+        finally:
+            await self._handoff.close()
+            await self._thread.close()
+
+    async def _listen(self) -> None:
+        bus, me = self._bus, self._instance
+        await self._teller.listen()
+        await self._neighbours.listen(bus)
+        await bus.subscribe(StartPrefill.SUBJECT.format(instance=me), self._start, StartPrefill)
+        await bus.subscribe(AbortRequest.SUBJECT, self._worker.abort, AbortRequest)
+        await bus.subscribe(PullBlocks.SUBJECT.format(instance=me), self._handoff.pull, PullBlocks)
+        await bus.subscribe(KvReleased.SUBJECT.format(instance=me), self._handoff.released, KvReleased)
+        await bus.subscribe(KvRenewed.SUBJECT.format(instance=me), self._handoff.renewed, KvRenewed)
+        await bus.subscribe(LinkTest.SUBJECT.format(instance=me), self._link_test, LinkTest)
+
+    async def _start(self, message: StartPrefill) -> Started | Refused:
+        self._neighbours.expect(message.work.gateway)
+        return await self._worker.start(message)
+
+    async def _link_test(self, message: LinkTest) -> LinkTestAnswer:
+        return await answer_link_test(self._transport, message, self._engine.cache.scratch)
+
+    async def _on_lost(self, neighbour: InstanceId) -> None:
+        if role_of(neighbour) == "gateway":
+            await self._worker.abort_requests_of(neighbour)
+        elif role_of(neighbour) == "decode":
+            await self._transport.forget(neighbour)
+
+    async def _drain(self) -> None:
+        self._worker.draining = True
+        self._heart.changed()
+        log.info("draining", requests=len(self._worker.works()))
+        try:
+            async with asyncio.timeout(self._config.instance.drain_seconds):
+                while self._worker.works():
+                    await asyncio.sleep(DRAIN_POLL_SECONDS)
+        except TimeoutError:
+            await self._worker.give_back_all(f"{self._instance} is shutting down")
+
+    def _describe(self, number: int) -> Beat:
+        worker, engine = self._worker, self._engine
+        broken = worker.failures_in_a_row >= MOST_FAILURES
+        return Beat(
+            instance=self._instance,
+            role="prefill",
+            number=number,
+            model=self._config.instance.served_model,
+            ready=not broken,
+            detail=f"the last {worker.failures_in_a_row} steps failed" if broken else "",
+            draining=worker.draining,
+            kv_format=engine.kv_format,
+            capacity=Capacity(
+                max_model_tokens=engine.max_model_tokens,
+                block_tokens=engine.block_tokens,
+                blocks=engine.blocks,
+                max_queue_tokens=self._config.queue_tokens,
+                max_queue_requests=self._config.queue_requests,
+            ),
+            load=Load(
+                queued_requests=worker.queued_requests,
+                queued_tokens=worker.queued_tokens,
+                free_blocks=self._ledger.free,
+                held_blocks=self._ledger.count(State.HELD) + self._ledger.count(State.PULLING),
+            ),
+            address=self._transport.address,
+            requests=tuple((work.request, work.attempt) for work in worker.works()),
+        )

@@ -1,0 +1,26 @@
+"""Start and end of a service process."""
+
+import asyncio
+import os
+import signal
+
+import structlog
+
+log = structlog.get_logger()
+
+SECOND_SIGNAL_STATUS = 130
+
+
+def stop_on_signals() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT: finish what runs. The second ends the process now."""
+    stop = asyncio.Event()
+
+    def stop_or_die() -> None:
+        if stop.is_set():
+            os._exit(SECOND_SIGNAL_STATUS)
+        log.info("stopping")
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop_or_die)
+    return stop

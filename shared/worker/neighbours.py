@@ -1,0 +1,46 @@
+"""Hears everybody's beats, and says who is lost."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from shared.bus.interface import Bus, Subscription
+from shared.messages.instances import Beat
+from shared.policy.presence import Presence
+from shared.specs.ids import InstanceId
+
+log = structlog.get_logger()
+
+LOST_SECONDS = 4.0  # three beats missed and the fourth overdue
+SWEEP_SECONDS = 0.25
+
+
+class Neighbours:
+    """Calls `on_beat` with every beat and `on_lost` once when an instance that was heard has fallen silent."""
+
+    def __init__(
+        self, on_beat: Callable[[Beat], Awaitable[None]] | None, on_lost: Callable[[InstanceId], Awaitable[None]]
+    ) -> None:
+        self._on_beat, self._on_lost = on_beat, on_lost
+        self._presence = Presence(LOST_SECONDS)
+
+    async def listen(self, bus: Bus) -> Subscription:
+        return await bus.subscribe(Beat.SUBJECT.format(role="*", instance="*"), self._heard, Beat)
+
+    def expect(self, instance: InstanceId) -> None:
+        """Somebody was heard of in another way: should it never beat, it is lost too."""
+        self._presence.heard(instance, time.monotonic())
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            for instance in self._presence.lost(time.monotonic()):
+                log.warning("neighbour_lost", neighbour=instance)
+                await self._on_lost(instance)
+
+    async def _heard(self, beat: Beat) -> None:
+        self.expect(beat.instance)
+        if self._on_beat is not None:
+            await self._on_beat(beat)
