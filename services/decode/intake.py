@@ -34,7 +34,7 @@ class IntakeLimits:
 
 
 class Intake:
-    """Owns every request from StartDecode until it joins the worker's members, and answers for all of them after that."""
+    """Owns every request from StartDecode until it joins the worker's members, and answers for those too."""
 
     def __init__(
         self,

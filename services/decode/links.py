@@ -1,4 +1,4 @@
-"""Which prefill instances this one can pull from: known by their beats, tried by a transfer before anything relies on it."""
+"""Which prefill instances this one can pull from: known by their beats, tried by a transfer before they are used."""
 
 import asyncio
 import time

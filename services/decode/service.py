@@ -25,7 +25,6 @@ from shared.worker.teller import Teller
 log = structlog.get_logger()
 
 MOST_FAILURES = 3  # failed steps in a row, after which this instance takes itself out
-DRAIN_POLL_SECONDS = 0.05
 RENEWALS_PER_LEASE = 3
 
 
@@ -111,9 +110,7 @@ class DecodeService:
         log.info("draining", requests=len(self._intake.works()))
         try:
             async with asyncio.timeout(self._config.instance.drain_seconds):
-                while self._intake.works():
-                    await asyncio.sleep(DRAIN_POLL_SECONDS)
-            await self._teller.flush()
+                await self._teller.settled()
         except TimeoutError:
             await self._intake.give_back_all(f"{self._instance} is shutting down")
 

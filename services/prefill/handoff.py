@@ -1,5 +1,8 @@
-"""Holds computed KV until the decode side has it: offers it to the scheduler, sends it when asked, frees it on release or
-when its lease ends. Pulled, not pushed, so that prefill memory is the queue (paper section 4.3)."""
+"""Holds computed KV until the decode side has it.
+
+Offers it to the scheduler, sends it when asked, frees it on release or when its lease ends. Pulled, not pushed, so that
+prefill memory is the queue (paper section 4.3).
+"""
 
 import asyncio
 import time

@@ -25,7 +25,6 @@ from shared.worker.teller import Teller
 log = structlog.get_logger()
 
 MOST_FAILURES = 3  # failed steps in a row, after which this instance takes itself out
-DRAIN_POLL_SECONDS = 0.05
 
 
 class PrefillService:
@@ -105,8 +104,7 @@ class PrefillService:
         log.info("draining", requests=len(self._worker.works()))
         try:
             async with asyncio.timeout(self._config.instance.drain_seconds):
-                while self._worker.works():
-                    await asyncio.sleep(DRAIN_POLL_SECONDS)
+                await self._teller.settled()
         except TimeoutError:
             await self._worker.give_back_all(f"{self._instance} is shutting down")
 

@@ -119,5 +119,10 @@ class TokenLog:
             del self._ended[request]
             del self._told[request]
 
+    @property
+    def live(self) -> int:
+        """Requests that this instance answers for and that have not ended."""
+        return len(self._told) - len(self._ended)
+
     def __len__(self) -> int:
         return len(self._told)

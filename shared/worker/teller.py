@@ -1,5 +1,6 @@
 """Telling the gateways: one message per step and gateway, interruptions, and what was missed when they ask."""
 
+import asyncio
 import time
 
 import structlog
@@ -20,6 +21,8 @@ class Teller:
         self._bus = bus
         self._instance = instance
         self._log = TokenLog(instance)
+        self._settled = asyncio.Event()
+        self._settled.set()
 
     async def listen(self) -> Subscription:
         subject = ResumeTokens.SUBJECT.format(role=role_of(self._instance), instance=self._instance)
@@ -27,6 +30,7 @@ class Teller:
 
     def begin(self, work: SubmitRequest) -> None:
         self._log.begin(work.request, work.attempt, work.gateway, len(work.generated))
+        self._settled.clear()
 
     def note(self, request: RequestId, token: int, logprobs: TokenLogprobs | None) -> None:
         self._log.note(request, token, logprobs)
@@ -39,9 +43,17 @@ class Teller:
 
     def end(self, request: RequestId, finish: Finish) -> None:
         self._log.end(request, finish, time.monotonic())
+        self._settle()
 
     def forget(self, request: RequestId, attempt: int) -> None:
+        """Somebody else answers for it from now on."""
         self._log.forget(request, attempt)
+        self._settle()
+
+    async def settled(self) -> None:
+        """Wait until no request here is without its end, and the ends are told."""
+        await self._settled.wait()
+        await self.flush()
 
     async def flush(self) -> None:
         """Publish what has been queued. A batch that cannot be sent stays in the log, and the gateway will ask."""
@@ -54,13 +66,17 @@ class Teller:
 
     async def interrupt(self, work: SubmitRequest, reason: str) -> None:
         """Give the request back to its gateway, which submits it again with what it has."""
-        self._log.forget(work.request, work.attempt)
+        self.forget(work.request, work.attempt)
         message = RequestInterrupted(request=work.request, attempt=work.attempt, reason=reason)
         log.warning("request_interrupted", request_id=work.request, attempt=work.attempt, reason=reason)
         try:
             await self._bus.publish(RequestInterrupted.SUBJECT.format(gateway=work.gateway), message)
         except BusError:  # the gateway will ask, nobody will know the request, and it is submitted again all the same
             log.warning("interruption_not_sent", request_id=work.request)
+
+    def _settle(self) -> None:
+        if not self._log.live:
+            self._settled.set()
 
     async def _resume(self, message: ResumeTokens) -> ResumedTokens:
         return self._log.resume(message)

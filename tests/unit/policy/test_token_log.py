@@ -82,6 +82,16 @@ def test_an_end_is_remembered_for_a_while_and_then_forgotten():
     assert len(log) == 0
 
 
+def test_a_request_is_live_until_it_ends_or_somebody_else_answers_for_it():
+    log = TokenLog(ME)
+    log.begin(R, 0, GATEWAY, start=0)
+    log.begin(S, 0, GATEWAY, start=0)
+    assert log.live == 2
+    log.end(R, "stop", now=0.0)
+    log.forget(S, 0)
+    assert log.live == 0
+
+
 def test_no_more_ended_requests_are_remembered_than_allowed():
     log = TokenLog(ME, most_ended=2)
     for name in "abcd":
