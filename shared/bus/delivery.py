@@ -5,7 +5,7 @@ from typing import Any
 
 from shared.bus.troubles import Troubles
 from shared.messages.codec import MalformedMessage, decode
-from shared.telemetry.traces import received_context
+from shared.telemetry.traces import context_from, within
 
 Answer = Callable[[object], Awaitable[None]]
 
@@ -29,7 +29,7 @@ class Delivery:
             self._troubles.note("bus_malformed_message", error, self._subject)
             return
         try:
-            with received_context(headers):
+            with within(context_from(headers)):
                 reply = await self._handler(message)
             if reply is not None and answer is not None:
                 await answer(reply)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+from shared.specs.settings import BadSetting
+
 DEFAULT_URL = "nats://127.0.0.1:4222"
 
 
@@ -19,17 +21,17 @@ class BusSettings:
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         if parts.scheme not in ("nats", "tls") or not parts.hostname:
-            raise ValueError(f"NATS_URL must be nats://host:port or tls://host:port, not {self.shown_url!r}")
+            raise BadSetting(f"NATS_URL must be nats://host:port or tls://host:port, not {self.shown_url!r}")
         for name, path in (("NATS_NKEY_SEED_FILE", self.nkey_seed_file), ("NATS_CA_FILE", self.ca_file)):
             if path is not None and not path.is_file():
-                raise ValueError(f"{name}: there is no file {path}")
+                raise BadSetting(f"{name}: there is no file {path}")
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """From NATS_URL, NATS_NKEY_SEED_FILE and NATS_CA_FILE. ValueError if one of them cannot be right."""
-        seed, authority = environ.get("NATS_NKEY_SEED_FILE"), environ.get("NATS_CA_FILE")
+    def from_env(cls, variables: Mapping[str, str] = os.environ) -> Self:
+        """From NATS_URL, NATS_NKEY_SEED_FILE and NATS_CA_FILE. BadSetting if one of them cannot be right."""
+        seed, authority = variables.get("NATS_NKEY_SEED_FILE"), variables.get("NATS_CA_FILE")
         return cls(
-            url=environ.get("NATS_URL") or DEFAULT_URL,
+            url=variables.get("NATS_URL") or DEFAULT_URL,
             nkey_seed_file=Path(seed) if seed else None,
             ca_file=Path(authority) if authority else None,
         )
