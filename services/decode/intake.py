@@ -18,7 +18,7 @@ from shared.messages.work import StartDecode, Started
 from shared.policy.decode import admissible
 from shared.specs.ids import InstanceId, RequestId
 from shared.telemetry import traces
-from shared.transport.interface import TransferFailed
+from shared.transport.interface import TransportError
 from shared.worker.teller import Teller
 
 log = structlog.get_logger()
@@ -151,7 +151,7 @@ class Intake:
         failure = ""
         try:
             await self._puller.pull(arrival, holding.blocks)
-        except (TransferFailed, KvGone) as error:
+        except (TransportError, KvGone) as error:
             failure = str(error)
         finally:
             self._filling.remove(arrival)

@@ -47,10 +47,6 @@ class Links:
             raise TransferFailed(source, "it is not known here, or lost", retryable=False)
         return peer.beat.address
 
-    def transport_of(self, source: InstanceId) -> str:
-        peer = self._peers.get(source)
-        return peer.link.transport if peer and peer.link else ""
-
     async def heard(self, beat: Beat) -> None:
         if beat.role != "prefill":
             return

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
-from opentelemetry import context as trace_context
 
 from services.decode.links import Links
 from services.decode.sequence import Arrival
@@ -71,7 +70,7 @@ class Puller:
         attributes = {
             traces.KV_BLOCKS: len(kv.blocks),
             traces.KV_BYTES: report.bytes,
-            traces.KV_TRANSPORT: self._links.transport_of(kv.source),
+            traces.KV_TRANSPORT: report.transport,
         }
         traces.record_span(traces.KV_TRANSFER, arrival.trace, started_ns, time.time_ns(), attributes)
 
@@ -107,9 +106,9 @@ class Puller:
         buffers = [self._cache.view(piece.target, piece.count) for piece in pieces]
         sums: tuple[int, ...] = ()
 
-        async def ask(transfer: int) -> None:
+        async def ask(address: bytes, transfer: int) -> None:
             nonlocal sums
-            sums = (await self._ask(arrival, pieces, transfer)).checksums
+            sums = (await self._ask(arrival, pieces, address, transfer)).checksums
 
         address = self._links.address_of(kv.source)
         report = await self._transport.receive(kv.source, address, buffers, ask, timeout_seconds=limits.seconds)
@@ -117,22 +116,22 @@ class Puller:
             raise TransferFailed(kv.source, "the bytes that arrived are not the bytes that were sent", retryable=True)
         return report
 
-    async def _ask(self, arrival: Arrival, pieces: Sequence[Run], transfer: int) -> Sending:
+    async def _ask(self, arrival: Arrival, pieces: Sequence[Run], address: bytes, transfer: int) -> Sending:
         work, kv = arrival.work, arrival.kv
         assert kv is not None
-        trace_context.attach(arrival.trace)  # this task's own context
         message = PullBlocks(
             request=work.request,
             attempt=work.attempt,
             puller=self._instance,
-            address=self._transport.address,
+            address=address,
             transfer=transfer,
             runs=tuple((piece.source, piece.count) for piece in pieces),
             checksum=self._limits.checksum,
         )
         subject = PullBlocks.SUBJECT.format(instance=kv.source)
         try:
-            reply = await self._bus.request(subject, message, Sending, Gone, timeout_seconds=ASK_TIMEOUT_SECONDS)
+            with traces.within(arrival.trace):
+                reply = await self._bus.request(subject, message, Sending, Gone, timeout_seconds=ASK_TIMEOUT_SECONDS)
         except (BusError, MalformedMessage) as error:
             raise KvGone(f"{kv.source} cannot be asked: {error}") from error
         if isinstance(reply, Gone):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import structlog
 
 from services.decode.sequence import Sequence
-from shared.engine.step import Draw, Drawn, Piece
+from shared.engine.pieces import Draw, Drawn, Piece
 from shared.engine.thread import EngineThread
 from shared.kv.layout import blocks_for
 from shared.kv.ledger import Ledger

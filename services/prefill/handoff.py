@@ -10,12 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
-from opentelemetry import context as trace_context
 from opentelemetry.context import Context
 
 from shared.bus.interface import Bus, BusError
 from shared.engine.kv_cache import KvCache
-from shared.engine.step import Drawn
+from shared.engine.pieces import Drawn
 from shared.kv.ledger import Ledger, Owner, State
 from shared.messages.codec import MalformedMessage
 from shared.messages.handoff import (
@@ -31,8 +30,9 @@ from shared.messages.handoff import (
 )
 from shared.messages.requests import SubmitRequest
 from shared.specs.ids import InstanceId
+from shared.telemetry import traces
 from shared.transport.checksum import checksum
-from shared.transport.interface import TransferFailed, Transport
+from shared.transport.interface import Transport, TransportError
 from shared.worker.teller import Teller
 
 log = structlog.get_logger()
@@ -151,10 +151,10 @@ class Handoff:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _offer(self, owner: Owner, ready: KvReady, trace: Context) -> None:
-        trace_context.attach(trace)  # this task's own context
         while owner in self._ledger:
             try:
-                await self._bus.request(KvReady.SUBJECT, ready, KvNoted, timeout_seconds=OFFER_TIMEOUT_SECONDS)
+                with traces.within(trace):
+                    await self._bus.request(KvReady.SUBJECT, ready, KvNoted, timeout_seconds=OFFER_TIMEOUT_SECONDS)
                 return
             except (BusError, MalformedMessage) as error:  # no scheduler just now: the lease bounds how long we try
                 log.info("kv_ready_not_noted", request_id=owner.request, error=str(error))
@@ -165,7 +165,7 @@ class Handoff:
             await self._transport.send(
                 message.puller, message.address, message.transfer, buffers, timeout_seconds=self._transfer_seconds
             )
-        except TransferFailed as error:  # the puller sees it too, and pulls again or gives up
+        except TransportError as error:  # the puller sees it too, and pulls again or gives up
             log.warning("kv_send_failed", request_id=owner.request, error=str(error))
         finally:
             if not self._ledger.move(owner, State.HELD):

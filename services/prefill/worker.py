@@ -10,7 +10,7 @@ from opentelemetry import context as trace_context
 from opentelemetry.context import Context
 
 from services.prefill.handoff import Handoff
-from shared.engine.step import Draw, Drawn, Piece
+from shared.engine.pieces import Draw, Drawn, Piece
 from shared.engine.thread import EngineThread
 from shared.kv.layout import blocks_for
 from shared.kv.ledger import Ledger, Owner, State
@@ -193,8 +193,8 @@ class PrefillWorker:
         limits = self._limits
         if self.draining:
             return Refused.of(work, "draining", "this instance is going away")
-        if work.final_tokens > limits.max_model_tokens:
-            what = f"{work.final_tokens} tokens at most, {limits.max_model_tokens} fit here"
+        if work.context_tokens > limits.max_model_tokens:
+            what = f"{work.context_tokens} tokens, {limits.max_model_tokens} fit here"
             return Refused.of(work, "too_long", what)
         full = self.queued_tokens + work.context_tokens > limits.queue_tokens and self._waiting
         if full or len(self._waiting) >= limits.queue_requests:
