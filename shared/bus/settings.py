@@ -38,7 +38,7 @@ class BusSettings:
 
     @property
     def shown_url(self) -> str:
-        """The URL without its password, for logs and errors."""
+        """The URL without user, password or token, for logs and errors."""
         scheme, separator, rest = self.url.rpartition("://")
-        user, at, host = rest.rpartition("@")
-        return f"{scheme}{separator}{user.partition(':')[0]}:***@{host}" if at else self.url
+        secret, _, host = rest.rpartition("@")
+        return f"{scheme}{separator}***@{host}" if secret else self.url
