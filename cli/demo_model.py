@@ -15,7 +15,6 @@ import numpy
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-NAME = "demo"
 SEED = 20240710
 SPECIAL_TOKENS = ("<|begin|>", "<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>")
 BEGIN, END, PAD = range(3)

@@ -1,0 +1,30 @@
+"""The commands a person types."""
+
+import sys
+
+import typer
+
+from cli.chat import chat
+from cli.model import model
+from cli.problems import Problem
+from cli.quality import run_checks, run_tests
+from cli.up import up
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="DistServe: prefill and decoding of large language models on separate instances.",
+)
+app.command()(up)
+app.command()(chat)
+app.add_typer(model, name="model")
+app.command("test", context_settings={"ignore_unknown_options": True})(run_tests)
+app.command("check")(run_checks)
+
+
+def main() -> None:
+    try:
+        app(prog_name="./distserve")
+    except Problem as problem:
+        sys.exit(f"distserve: {problem}")

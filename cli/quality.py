@@ -1,0 +1,43 @@
+"""`./distserve test` and `./distserve check`: what CI runs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+ROOT = Path(__file__).resolve().parents[1]
+CHECKS = {
+    "lint": ("-m", "ruff", "check", "."),
+    "format": ("-m", "ruff", "format", "--check", "."),
+    "types": ("-m", "pyright", "--pythonpath", sys.executable),
+    "import rules": ("-c", "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())"),
+}
+
+
+def run_tests(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PYTEST ARGUMENT]", help="For example tests/unit, or -k bootstrap."),
+    ] = None,
+) -> None:
+    """Run the tests: all of them, or what pytest is told."""
+    os.chdir(ROOT)
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *(arguments or [])])
+
+
+def run_checks() -> None:
+    """Lint, format, types and import rules, all of them even if one fails."""
+    console = Console()
+    failed = []
+    for name, command in CHECKS.items():
+        console.rule(name, align="left")
+        if subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode != 0:
+            failed.append(name)
+    if failed:
+        console.print(f"[red]Failed: {', '.join(failed)}[/red]")
+        raise typer.Exit(1)
+    console.print("[green]Everything is in order.[/green]")

@@ -1,0 +1,52 @@
+"""Where one run of the stack writes: .distserve/run/<start time>-<process id>/."""
+
+import fcntl
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Self
+
+KEPT_RUNS = 10
+
+
+class RunFolder:
+    """Made by `create`. Its lock says that the run is alive; the kernel frees it however the run ends."""
+
+    def __init__(self, path: Path, logs: Path) -> None:
+        self.path = path
+        self.logs = logs
+        self.nats = path / "nats"
+        for folder in (self.path, self.logs, self.nats):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _try_lock(path)
+
+    @classmethod
+    def create(cls, runs: Path, log_dir: Path | None = None) -> Self:
+        """A new folder in `runs`; of those of ended runs the oldest go. `log_dir`: where to put the logs instead."""
+        path = runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        folder = cls(path, log_dir or path / "logs")
+        for old in sorted(runs.iterdir(), reverse=True)[KEPT_RUNS:]:
+            lock = _try_lock(old)
+            if lock is not None:
+                shutil.rmtree(old, ignore_errors=True)
+                os.close(lock)
+        return folder
+
+    def close(self) -> None:
+        """Keep what a person may want to read, remove the rest."""
+        shutil.rmtree(self.nats, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _try_lock(folder: Path) -> int | None:
+    """A descriptor that holds the folder's lock, or None if another process has it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
