@@ -1,0 +1,32 @@
+import re
+from pathlib import Path
+
+from cli.bootstrap import pinned_version, requirement_files
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def package(line: str) -> str:
+    return re.split(r"[\[=<>~! ]", line)[0]
+
+
+def test_the_pinned_version_of_a_package_is_found():
+    constraints = "# pip==1\npip-tools==7\npip==26.3\n"
+    assert pinned_version(constraints, "pip") == "26.3"
+    assert pinned_version(constraints, "torch") is None
+
+
+def test_the_tests_requirements_are_installed_for_development_only():
+    runtime, development = requirement_files(ROOT, "runtime"), requirement_files(ROOT, "development")
+    assert ROOT / "tests" / "requirements.txt" not in runtime
+    assert development == [*runtime, ROOT / "tests" / "requirements.txt"]
+    assert {file.parent.name for file in runtime} == {"cli", "gateway", "scheduler", "prefill", "decode"}
+
+
+def test_every_required_package_is_pinned_in_constraints_and_nowhere_else():
+    pins = (ROOT / "constraints.txt").read_text()
+    for file in requirement_files(ROOT, "development"):
+        for line in file.read_text().splitlines():
+            if line and not line.startswith("#"):
+                assert "=" not in line, f"{file}: {line}"
+                assert pinned_version(pins, package(line)), f"{file}: {line} is not pinned"
