@@ -145,13 +145,9 @@ class NatsBus(Bus):
 
     async def _close_client(self) -> None:
         """Write what the last handlers have sent, then hang up."""
-        if (
-            not self._client.is_connected
-        ):  # nats-py would fail on writing it to the dead connection, and stay half closed
-            self._client._pending, self._client._pending_data_size = [], 0
         try:
             await self._client.close()
-        except OSError as error:
+        except OSError as error:  # the connection is down; nobody calls _on_closed then
             self.troubles.note("bus_close_failed", error)
             self.closed.set()
 
@@ -247,12 +243,16 @@ class NatsSubscription:
         inner._closed = True
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
-                await client._send_unsubscribe(inner._id)
-                while not await self._bus.round_trip():
-                    await client._send_unsubscribe(inner._id)  # a new connection has subscribed again
-                await inner._pending_queue.join()
+                confirmed = False
+                while client.is_connected and not confirmed:
+                    await client._send_unsubscribe(
+                        inner._id
+                    )  # once more on a new connection, which has subscribed again
+                    confirmed = await self._bus.round_trip()
+                client._remove_sub(inner._id)
+                if not client.is_closed:
+                    await inner._pending_queue.join()
         except (TimeoutError, nats.errors.Error) as error:
             self._bus.troubles.note("bus_drain_failed", error, inner.subject)
         inner._stop_processing()
-        client._remove_sub(inner._id)
         self._bus.forget(self)

@@ -14,6 +14,7 @@ from pathlib import Path
 import nkeys
 import pytest
 
+import shared.bus.nats
 from shared.bus import BusTimeout, BusUnavailable, MessageTooBig
 from shared.bus.nats import HEADER_ROOM_BYTES, NatsBus
 from shared.bus.settings import BusSettings
@@ -106,12 +107,13 @@ async def test_a_stream_goes_on_after_a_server_restart(own_server: NatsServer, c
 
 
 async def test_a_subscription_made_while_the_server_is_down_is_live_when_it_returns(
-    own_server: NatsServer, connect: Connect
+    own_server: NatsServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(shared.bus.nats, "FLUSH_SECONDS", 0.05)
     asker, answerer = await connect(own_server, "asker"), await connect(own_server, "answerer")
     own_server.stop(signal.SIGKILL)
     subscribing = asyncio.create_task(answerer.subscribe("late", accept, AbortRequest))
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.3)
     assert not subscribing.done()
     own_server.start()
     await subscribing
@@ -256,6 +258,31 @@ async def test_publishing_into_a_long_outage_is_refused_when_the_buffer_is_full(
     own_server.start()
 
 
+async def test_closing_while_the_server_is_gone_finishes_what_has_arrived_and_does_not_wait_for_more(
+    own_server: NatsServer, connect: Connect
+):
+    bus, started, finish, handled = await connect(own_server), asyncio.Event(), asyncio.Event(), []
+
+    async def slow(message: AbortRequest) -> None:
+        started.set()
+        await finish.wait()
+        handled.append(message.attempt)
+
+    await bus.subscribe("slow", slow, AbortRequest)
+    await bus.publish("slow", numbered(1))
+    await bus.publish("slow", numbered(2))
+    async with asyncio.timeout(5):
+        await started.wait()
+        await bus.round_trip()
+    own_server.stop(signal.SIGKILL)
+    async with asyncio.timeout(3):
+        closing = asyncio.create_task(bus.close())
+        finish.set()
+        await closing
+    assert handled == [1, 2]
+    own_server.start()
+
+
 async def test_a_silent_server_counts_as_a_timeout_not_as_forever(own_server: NatsServer, connect: Connect):
     bus = await connect(own_server)
     own_server.pause()
@@ -268,6 +295,7 @@ async def test_a_silent_server_counts_as_a_timeout_not_as_forever(own_server: Na
 
 async def test_a_connection_that_the_server_ends_for_good_is_seen_as_closed(nats_server: NatsServer, connect: Connect):
     bus = await connect(nats_server)
+    await bus.subscribe("closed", ignore, AbortRequest)
     await bus._client._send_command(b"NONSENSE\r\n")  # what a broken client sends: the server says -ERR and hangs up
     await bus._client._flush_pending()
     async with asyncio.timeout(5):
@@ -275,6 +303,8 @@ async def test_a_connection_that_the_server_ends_for_good_is_seen_as_closed(nats
     assert not bus.connected
     with pytest.raises(BusUnavailable):
         await bus.publish("closed", numbered(1))
+    async with asyncio.timeout(1):
+        await bus.close()
 
 
 def test_the_projects_configuration_is_what_the_server_runs_with(nats_server: NatsServer):
