@@ -1,0 +1,134 @@
+"""The outermost layer: request ids, API keys, the root span, and what becomes of an exception."""
+
+import re
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.gateway.errors import ApiError, http_error, internal_error, wrong_key
+from services.gateway.stream import SlowClient
+from shared.telemetry import traces
+from shared.telemetry.metrics import GatewayMetrics
+
+log = structlog.get_logger()
+
+OPEN_PATHS = frozenset(("/health", "/live", "/ready"))
+TRACED_PATHS = frozenset(("/v1/chat/completions", "/v1/completions"))
+OTHER_PATHS = OPEN_PATHS | {"/v1/models", "/tokenize", "/detokenize", "/metrics", "/version", "/openapi.json"}
+NOT_IN_A_REQUEST_ID = re.compile(r"[^A-Za-z0-9._-]")
+MOST_REQUEST_ID_CHARS = 64
+
+
+class Boundary:
+    """Around the whole application. Puts `call` into the scope's state: a name that no other call has anywhere."""
+
+    def __init__(self, app: ASGIApp, api_keys: Sequence[str], metrics: GatewayMetrics) -> None:
+        """`api_keys`: any of them opens every route; none: everything is open."""
+        self._app = app
+        self._metrics = metrics
+        self._api_keys = [key.encode() for key in api_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        given = NOT_IN_A_REQUEST_ID.sub("", headers.get("x-request-id", ""))[:MOST_REQUEST_ID_CHARS]
+        call = f"{given}.{secrets.token_hex(4)}" if given else secrets.token_hex(16)
+        request_id = given or call
+        scope.setdefault("state", {})["call"] = call
+        status = 0  # nothing was sent
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        self._metrics.in_flight.inc()
+        try:
+            with structlog.contextvars.bound_contextvars(request_id=request_id), _root_span(scope, headers) as span:
+                try:
+                    if not self._may_pass(scope["path"], headers):
+                        raise wrong_key()
+                    await self._app(scope, receive, send_with_id)
+                except Exception as error:
+                    response = error_response(error)
+                    if status == 0:
+                        await response(scope, receive, send_with_id)
+                    else:
+                        _cut(scope)
+                span.set_attribute(traces.HTTP_STATUS, status)
+                if status >= 500:
+                    span.set_status(StatusCode.ERROR)
+        finally:
+            self._metrics.in_flight.dec()
+            self._metrics.responses.labels(_route(scope["path"]), str(status)).inc()
+
+    def _may_pass(self, path: str, headers: Headers) -> bool:
+        if not self._api_keys or path in OPEN_PATHS:
+            return True
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        matches = [secrets.compare_digest(given.strip().encode(), key) for key in self._api_keys]  # all, for equal time
+        return scheme.lower() == "bearer" and any(matches)
+
+
+def error_response(error: Exception) -> Response:
+    """What the client is told; nothing of the inside. What is our fault is logged with its traceback."""
+    match error:
+        case ApiError():
+            told = error
+            log.info("request_refused", status=error.status, code=error.code, message=error.message)
+        case HTTPException():
+            told = http_error(error.status_code)
+        case SlowClient():
+            told = internal_error()
+            log.warning("slow_client_cut_off")
+        case _:
+            told = internal_error()
+            log.error("request_failed", exc_info=error)
+    response = Response(told.body(), told.status, media_type="application/json")
+    response.raw_headers.extend(told.headers())
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)
+    return response
+
+
+@contextmanager
+def _root_span(scope: Scope, headers: Headers) -> Iterator[Span]:
+    """The request's root span, or the child of the one that the client names."""
+    path = scope["path"]
+    if path not in TRACED_PATHS:
+        yield INVALID_SPAN
+        return
+    attributes = {traces.HTTP_METHOD: scope["method"], traces.HTTP_ROUTE: path}
+    with traces.tracer().start_as_current_span(
+        f"{scope['method']} {path}", traces.context_from(headers), SpanKind.SERVER, attributes=attributes
+    ) as span:
+        yield span
+
+
+def _route(path: str) -> str:
+    """A label of few values, whatever clients ask for."""
+    if path.startswith("/v1/models/"):
+        return "/v1/models/{model}"
+    return path if path in TRACED_PATHS or path in OTHER_PATHS else "other"
+
+
+def _cut(scope: Scope) -> None:
+    """Drop the connection: a response that was begun and cannot be finished must not look complete."""
+    cut: Callable[[], Any] | None = scope["state"].get("cut_connection")
+    if cut is not None:
+        cut()
+
+
+async def handle_exception(request: Request, error: Exception) -> Response:
+    """For Starlette, which would otherwise answer its own exceptions in plain text."""
+    return error_response(error)

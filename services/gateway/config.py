@@ -1,0 +1,63 @@
+"""The gateway's settings, all from the environment, all checked here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.gateway.requests import Patience
+from shared.bus.settings import BusSettings
+from shared.specs.settings import BadSetting, Environment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayConfig:
+    bus: BusSettings
+    host: str
+    port: int  # 0: any free one, which is logged
+    model: str
+    served_model: str  # the name clients use
+    api_keys: tuple[str, ...]  # any of them opens every route; none: everything is open
+    most_body_bytes: int
+    most_requests: int  # sequences at once, of all clients
+    body_seconds: float  # for a body to arrive
+    request_seconds: float  # for an answer to be complete
+    send_seconds: float  # for a client to take what is sent
+    keep_alive_seconds: float  # a comment is sent on a stream that was quiet for so long
+    patience: Patience
+    drain_seconds: float  # on SIGTERM: for running answers to be complete
+
+    @classmethod
+    def from_env(cls, variables: Mapping[str, str]) -> "GatewayConfig":
+        env = Environment(variables)
+        model = env.required("MODEL", "a model folder or a Hugging Face hub id")
+        try:
+            bus = BusSettings.from_env(variables)
+        except ValueError as error:
+            raise BadSetting(str(error)) from None
+        return cls(
+            bus=bus,
+            host=env.text("HOST", "127.0.0.1"),
+            port=env.integer("PORT", 8000, most=65535),
+            model=model,
+            served_model=env.text("SERVED_MODEL_NAME", model.rstrip("/").rpartition("/")[2]),
+            api_keys=_api_keys(env.text("API_KEYS", "")),
+            most_body_bytes=env.integer("MAX_BODY_BYTES", 8 << 20, least=1024),
+            most_requests=env.integer("MAX_REQUESTS", 4096, least=1),
+            body_seconds=env.number("BODY_TIMEOUT", 30.0, least=0.1),
+            request_seconds=env.number("REQUEST_TIMEOUT", 600.0, least=1.0),
+            send_seconds=env.number("SEND_TIMEOUT", 30.0, least=0.1),
+            keep_alive_seconds=env.number("KEEP_ALIVE", 15.0, least=0.1),
+            patience=Patience(
+                first=env.number("SUBMIT_TIMEOUT", 5.0, least=0.1),
+                recovery=env.number("RECOVERY_TIMEOUT", 30.0, least=0.1),
+            ),
+            drain_seconds=env.number("DRAIN_TIMEOUT", 30.0),
+        )
+
+
+def _api_keys(text: str) -> tuple[str, ...]:
+    keys = tuple(key.strip() for key in text.split(",") if key.strip())
+    if text and not keys:
+        raise BadSetting("DISTSERVE_API_KEYS has no key in it: leave it out, or name keys, separated by commas")
+    if any(not key.isascii() or not key.isprintable() or " " in key for key in keys):
+        raise BadSetting("DISTSERVE_API_KEYS: a key may hold printable ASCII characters, and no spaces")
+    return keys

@@ -1,0 +1,23 @@
+"""One sequence on its way: its life, and what whoever answers the client needs of it."""
+
+import asyncio
+import contextvars
+
+from services.gateway.requests import RequestLife
+from shared.messages.tokens import Finish, TokenLogprobs
+
+
+class LiveRequest:
+    def __init__(self, life: RequestLife, arrived_at: float, deadline_seconds: float, news: asyncio.Event) -> None:
+        self.life = life
+        self.arrived_at = arrived_at
+        self.deadline_at = arrived_at + deadline_seconds
+        self.news = news  # set when there is something to take
+        self.context = contextvars.copy_context()  # of the HTTP request: its trace, its log fields
+        self._taken = 0
+
+    def take(self) -> tuple[list[int], list[TokenLogprobs], Finish | None]:
+        """The tokens since the last call; and, with the last of them, how the model ended."""
+        life, start = self.life, self._taken
+        self._taken = len(life.tokens)
+        return life.tokens[start:], life.logprobs[start:], life.finish

@@ -1,0 +1,95 @@
+"""What the gateway knows of the served model: its tokenizer, chat template, end tokens and length."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from jinja2 import TemplateSyntaxError
+
+from services.gateway.template import ChatTemplate
+from services.gateway.tokenizer import Tokenizer
+from shared.specs.model import BadModel
+from shared.specs.model_config import read_model_spec
+from shared.specs.settings import BadSetting
+
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+CHARS_PER_TOKEN = 64  # bounds what a chat template may write: no prompt of so many characters fits the window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    name: str
+    tokenizer: Tokenizer
+    template: ChatTemplate | None  # None: it has none, only /v1/completions can be used
+    stop_token_ids: tuple[int, ...]
+    most_tokens: int  # the longest sequence the model was made for
+    vocabulary: int  # token ids are below this
+
+
+def load_model(model: str, name: str) -> ServedModel:
+    """Read a model from a folder or, by its id, from the Hugging Face hub. BadSetting says what is missing."""
+    folder = Path(model)
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(model, allow_patterns=list(FILES)))
+        except (OSError, ValueError) as error:
+            raise BadSetting(f"DISTSERVE_MODEL={model!r} is neither a folder nor can it be fetched: {error}") from error
+    if not (folder / "tokenizer.json").is_file():
+        raise BadSetting(f"{folder} has no tokenizer.json; save the model's tokenizer as a fast one")
+    try:
+        spec = read_model_spec(folder)
+    except (OSError, BadModel) as error:
+        raise BadSetting(f"DISTSERVE_MODEL={model!r} cannot be served: {error}") from error
+    tokenizer = Tokenizer(folder / "tokenizer.json")
+    special_tokens = dict(_special_tokens(folder))
+    end = tokenizer.id_of(special_tokens.get("eos_token", ""))
+    return ServedModel(
+        name=name,
+        tokenizer=tokenizer,
+        template=_template(folder, special_tokens, spec.max_positions * CHARS_PER_TOKEN),
+        stop_token_ids=tuple(sorted({*spec.eos_token_ids, *(() if end is None else (end,))})),
+        most_tokens=spec.max_positions,
+        vocabulary=spec.vocab_size,
+    )
+
+
+def _template(folder: Path, special_tokens: dict[str, str], most_chars: int) -> ChatTemplate | None:
+    file = folder / "chat_template.jinja"
+    source = file.read_text() if file.is_file() else _read(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(source, list):  # several, by name
+        source = next((one["template"] for one in source if one["name"] == "default"), None)
+    if not source:
+        return None
+    try:
+        return ChatTemplate(source, special_tokens, most_chars)
+    except TemplateSyntaxError as error:
+        raise BadSetting(f"the chat template in {folder} is wrong at line {error.lineno}: {error.message}") from error
+
+
+def _special_tokens(folder: Path) -> Iterator[tuple[str, str]]:
+    known = _read(folder / "special_tokens_map.json") | _read(folder / "tokenizer_config.json")
+    for name in SPECIAL_TOKENS:
+        token = known.get(name)
+        if isinstance(token, dict):  # an AddedToken, written out
+            token = token.get("content")
+        if isinstance(token, str):
+            yield name, token
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A JSON file of the model; empty if it has none."""
+    try:
+        return json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        raise BadSetting(f"{file} is not valid JSON: {error}") from error

@@ -1,0 +1,246 @@
+"""Every live request of this gateway, and the bus: performs what `RequestLife` decides."""
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import structlog
+
+from services.gateway.aborts import Aborts
+from services.gateway.errors import ApiError, overloaded, took_too_long
+from services.gateway.events import Ask, Ended, Event, GivenUp, News, Submit, Unanswered
+from services.gateway.live import LiveRequest
+from services.gateway.requests import Patience, RequestLife
+from services.gateway.resync import Resync
+from services.gateway.topology import Topology
+from shared.bus.interface import Bus, BusError
+from shared.messages.codec import MalformedMessage
+from shared.messages.instances import Beat, Load
+from shared.messages.requests import AbortRequest, Accepted, Refused, RequestEnded, SubmitRequest
+from shared.messages.tokens import RequestInterrupted, TokenBatch
+from shared.specs.ids import InstanceId, RequestId
+from shared.specs.sampling import Sampling
+from shared.telemetry.metrics import GatewayMetrics
+
+log = structlog.get_logger()
+
+TICK_SECONDS = 0.25
+ANSWER_SECONDS = 2.0  # for the scheduler to answer a submission
+
+
+class GatewayService:
+    def __init__(
+        self,
+        bus: Bus,
+        metrics: GatewayMetrics,
+        instance: InstanceId,
+        model: str,
+        patience: Patience,
+        deadline_seconds: float,
+        most_requests: int,
+    ) -> None:
+        self.instance = instance
+        self.metrics = metrics
+        self.topology = Topology(model)
+        self.draining = False
+        self._bus, self._model, self._patience = bus, model, patience
+        self._deadline_seconds, self._most_requests = deadline_seconds, most_requests
+        self._live: dict[RequestId, LiveRequest] = {}
+        self._aborts = Aborts()
+        self._resync = Resync(bus, instance, self.topology, self._feed_life)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- for the HTTP side
+
+    def missing(self) -> list[str]:
+        """What keeps a request that comes now from being served; empty if nothing does."""
+        missing = ["this gateway is shutting down"] if self.draining else []
+        if not self._bus.connected:
+            missing.append("there is no connection to NATS")
+        return missing + self.topology.missing(time.monotonic())
+
+    def begin(
+        self,
+        request: RequestId,
+        prompt: tuple[int, ...],
+        sampling: Sampling,
+        arrived_at: float,
+        news: asyncio.Event,
+    ) -> LiveRequest:
+        """Submit a new request. `arrived_at`: of its last byte, monotonic seconds. ApiError if there are too many."""
+        if len(self._live) >= self._most_requests:
+            raise overloaded(f"This gateway already has {len(self._live)} requests", retry_after_seconds=1.0)
+        life = RequestLife(request, self.instance, self._model, prompt, sampling, self._patience)
+        live = self._live[request] = LiveRequest(life, arrived_at, self._deadline_seconds, news)
+        self._perform(live, life.begin(time.monotonic()))
+        return live
+
+    def feed(self, live: LiveRequest, event: Event) -> None:
+        self._perform(live, live.life.step(event, time.monotonic()))
+
+    @property
+    def live_requests(self) -> int:
+        return len(self._live)
+
+    def give_up_all(self, error: ApiError) -> None:
+        for live in list(self._live.values()):
+            self.feed(live, GivenUp(error, "failed"))
+
+    def describe(self, number: int) -> Beat:
+        return Beat(
+            instance=self.instance,
+            role="gateway",
+            number=number,
+            model=self._model,
+            draining=self.draining,
+            load=Load(running=len(self._live)),
+        )
+
+    # --- life
+
+    async def start(self) -> None:
+        """Listen: afterwards no beat and no token is missed."""
+        tokens = TokenBatch.SUBJECT.format(gateway=self.instance)
+        await self._bus.subscribe(tokens, self._on_tokens, TokenBatch, RequestInterrupted)
+        await self._bus.subscribe(Beat.SUBJECT.format(role="*", instance="*"), self._on_beat, Beat)
+        self._bus.on_reconnect(self._ask_about_all)
+
+    async def run(self) -> None:
+        """Until cancelled: asks about silent requests, ends those that take too long, repeats aborts."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._resync.run())
+            tasks.create_task(self._tick())
+
+    async def close(self) -> None:
+        """Tell the workers what is still to be stopped. Whoever answers clients has ended before."""
+        self._send_aborts(time.monotonic())
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=ANSWER_SECONDS)
+        for task in self._tasks:
+            task.cancel()
+
+    # --- from the bus
+
+    async def _on_tokens(self, message: TokenBatch | RequestInterrupted) -> None:
+        if isinstance(message, TokenBatch) and self._resync.is_gap(message):
+            await self._ask_about_all()
+        for row in message.rows if isinstance(message, TokenBatch) else (message,):
+            live = self._live.get(row.request)
+            if live is None or row.attempt < live.life.attempt:
+                self._aborts.see(row, time.monotonic())
+            else:
+                self.feed(live, row)
+
+    async def _on_beat(self, beat: Beat) -> None:
+        is_new = self.topology.note(beat, time.monotonic())
+        if is_new and beat.role == "scheduler":  # it may not know what waited at the one before it
+            self._resync.ask_about(live.life for live in self._live.values() if not live.life.tokens)
+
+    async def _ask_about_all(self) -> None:
+        self._resync.ask_about(live.life for live in self._live.values())
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = time.monotonic()
+            for live in list(self._live.values()):
+                if now >= live.deadline_at:
+                    self.feed(live, GivenUp(took_too_long(self._deadline_seconds), "failed"))
+                elif live.life.is_silent(now):
+                    self._resync.ask_about((live.life,))
+            self._send_aborts(now)
+
+    # --- effects
+
+    def _feed_life(self, life: RequestLife, event: Event) -> None:
+        live = self._live.get(life.request)
+        if live is not None:
+            self.feed(live, event)
+
+    def _perform(self, live: LiveRequest, effects: Sequence[object]) -> None:
+        for effect in effects:
+            match effect:
+                case News():
+                    live.news.set()
+                case Submit():
+                    if effect.attempt > 0 and not effect.pause_seconds:
+                        self.metrics.resubmitted.inc()
+                    self._spawn(self._submit(live, effect), live.context)
+                case Ask():
+                    self._resync.ask_about((live.life,))
+                case Ended():
+                    self._end(live, effect)
+
+    async def _submit(self, live: LiveRequest, submit: Submit) -> None:
+        if submit.pause_seconds:
+            await asyncio.sleep(submit.pause_seconds)
+        if live.life.end is not None or live.life.attempt != submit.attempt:
+            return
+        work = live.life.work()
+        try:
+            answer = await self._bus.request(
+                SubmitRequest.SUBJECT, work, Accepted, Refused, timeout_seconds=ANSWER_SECONDS
+            )
+        except (BusError, MalformedMessage) as error:
+            log.warning("submit_unanswered", request=work.request, attempt=work.attempt, error=str(error))
+            answer = Unanswered(work.attempt)
+        self.feed(live, answer)
+
+    def _end(self, live: LiveRequest, ended: Ended) -> None:
+        life, end = live.life, live.life.end
+        assert end is not None
+        del self._live[life.request]
+        if ended.abort:
+            self._aborts.begin(life.request, life.attempt, time.monotonic())
+            self._send_aborts(time.monotonic())
+        ttft = None if life.first_token_at is None else life.first_token_at - live.arrived_at
+        message = RequestEnded(
+            request=life.request,
+            attempt=life.attempt,
+            gateway=self.instance,
+            outcome=end.outcome,
+            prompt_tokens=len(life.prompt),
+            output_tokens=end.output_tokens,
+            ttft_seconds=ttft,
+            tpot_seconds=life.seconds_per_token(),
+        )
+        if ended.taken:
+            self._spawn(self._publish(RequestEnded.SUBJECT, message), live.context)
+        live.context.run(self._note_end, message, time.monotonic() - live.arrived_at)
+
+    def _note_end(self, ended: RequestEnded, total_seconds: float) -> None:
+        self.metrics.request_ended(
+            ended.outcome,
+            prompt_tokens=ended.prompt_tokens,
+            output_tokens=ended.output_tokens,
+            ttft_seconds=ended.ttft_seconds,
+            tpot_seconds=ended.tpot_seconds,
+            total_seconds=total_seconds,
+        )
+        log.info(
+            "request_ended",
+            request=ended.request,
+            outcome=ended.outcome,
+            attempts=ended.attempt + 1,
+            prompt_tokens=ended.prompt_tokens,
+            output_tokens=ended.output_tokens,
+            ttft_seconds=ended.ttft_seconds,
+            tpot_seconds=ended.tpot_seconds,
+        )
+
+    def _send_aborts(self, now: float) -> None:
+        for message in self._aborts.due(now):
+            self._spawn(self._publish(AbortRequest.SUBJECT, message), contextvars.copy_context())
+
+    async def _publish(self, subject: str, message: object) -> None:
+        try:
+            await self._bus.publish(subject, message, traced=True)
+        except BusError as error:
+            log.warning("not_sent", subject=subject, error=str(error))
+
+    def _spawn(self, work: Coroutine[Any, Any, None], context: contextvars.Context) -> None:
+        task = asyncio.create_task(work, context=context)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

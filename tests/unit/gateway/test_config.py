@@ -1,0 +1,31 @@
+import pytest
+
+from services.gateway.config import GatewayConfig
+from shared.specs.settings import BadSetting
+
+
+def test_the_model_is_all_that_must_be_said() -> None:
+    config = GatewayConfig.from_env({"DISTSERVE_MODEL": "/models/tiny/"})
+    assert (config.served_model, config.port, config.api_keys) == ("tiny", 8000, ())
+
+
+def test_api_keys_are_separated_by_commas() -> None:
+    config = GatewayConfig.from_env({"DISTSERVE_MODEL": "m", "DISTSERVE_API_KEYS": "one, two"})
+    assert config.api_keys == ("one", "two")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DISTSERVE_MODEL", ""),
+        ("DISTSERVE_PORT", "http"),
+        ("DISTSERVE_PORT", "70000"),
+        ("DISTSERVE_API_KEYS", ","),
+        ("DISTSERVE_API_KEYS", "with space"),
+        ("DISTSERVE_REQUEST_TIMEOUT", "0"),
+        ("NATS_URL", "http://x"),
+    ],
+)
+def test_a_wrong_setting_is_named(name: str, value: str) -> None:
+    with pytest.raises(BadSetting, match=name):
+        GatewayConfig.from_env({"DISTSERVE_MODEL": "m", name: value})
