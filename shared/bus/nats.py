@@ -115,13 +115,17 @@ class NatsBus(Bus):
             await delivery.handle(message.data, message.headers, answer)
 
         try:
+            inner = await self._client.subscribe(subject, queue=queue, cb=receive)
+        except nats.errors.ConnectionClosedError as error:
+            raise self._unavailable(subject, error) from error
+        subscription = NatsSubscription(self, inner)
+        self._subscriptions.add(subscription)
+        try:
             async with asyncio.timeout(CONFIRM_SECONDS):
-                inner = await self._client.subscribe(subject, queue=queue, cb=receive)
-                subscription = NatsSubscription(self, inner)
-                self._subscriptions.add(subscription)
                 while not await self.round_trip():
                     pass  # the connection broke; the client subscribes again on the next one
-        except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError, TimeoutError) as error:
+        except (nats.errors.ConnectionClosedError, TimeoutError) as error:
+            await subscription.drain()
             raise self._unavailable(subject, error) from error
         return subscription
 
@@ -237,22 +241,27 @@ class NatsSubscription:
 
         Not nats-py's own drain(): that asks for the last messages before its UNSUB is written, and loses some.
         """
-        inner, client = self._inner, self._inner._conn
+        inner = self._inner
         if inner._closed:
             return
         inner._closed = True
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
-                confirmed = False
-                while client.is_connected and not confirmed:
-                    await client._send_unsubscribe(
-                        inner._id
-                    )  # once more on a new connection, which has subscribed again
-                    confirmed = await self._bus.round_trip()
-                client._remove_sub(inner._id)
-                if not client.is_closed:
+                await self._leave()
+                if not inner._conn.is_closed:
                     await inner._pending_queue.join()
         except (TimeoutError, nats.errors.Error) as error:
             self._bus.troubles.note("bus_drain_failed", error, inner.subject)
         inner._stop_processing()
         self._bus.forget(self)
+
+    async def _leave(self) -> None:
+        """Return when nothing more can arrive. If the connection breaks, the next one has to be told again."""
+        inner, client = self._inner, self._inner._conn
+        confirmed = False
+        try:
+            while client.is_connected and not confirmed:
+                await client._send_unsubscribe(inner._id)
+                confirmed = await self._bus.round_trip()
+        finally:
+            client._remove_sub(inner._id)
