@@ -1,0 +1,31 @@
+from pathlib import Path
+
+from cli.run_folder import KEPT_RUNS, RunFolder
+
+
+def test_it_keeps_the_logs_and_removes_what_only_the_run_needed(tmp_path: Path):
+    folder = RunFolder.create(tmp_path)
+    (folder.nats / "file").touch()
+    (folder.logs / "gateway.log").touch()
+    folder.close()
+    assert [path.name for path in folder.path.rglob("*")] == ["logs", "gateway.log"]
+
+
+def test_logs_go_where_they_are_wanted(tmp_path: Path):
+    folder = RunFolder.create(tmp_path / "runs", tmp_path / "elsewhere" / "logs")
+    assert folder.logs == tmp_path / "elsewhere" / "logs"
+    assert folder.logs.is_dir()
+    folder.close()
+
+
+def test_of_ended_runs_the_oldest_go_but_never_one_that_is_alive(tmp_path: Path):
+    alive, ended = (RunFolder(tmp_path / name, tmp_path / name / "logs") for name in ("0-alive", "1-ended"))
+    ended.close()
+    for number in range(KEPT_RUNS):
+        (tmp_path / f"2-{number}").mkdir()
+    folder = RunFolder.create(tmp_path)
+    assert alive.path.exists()
+    assert not ended.path.exists()
+    assert len(list(tmp_path.iterdir())) == KEPT_RUNS + 1
+    alive.close()
+    folder.close()
