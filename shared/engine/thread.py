@@ -1,0 +1,74 @@
+"""The thread an engine computes on, so that an event loop never waits for a step."""
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shared.engine.pieces import Drawn, Piece
+from shared.engine.step import Engine
+
+MOST_WAITING_STEPS = 8  # there is one caller, so more than one means that cancelled steps are still being computed
+CLOSE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    pieces: Sequence[Piece]
+    result: "asyncio.Future[list[Drawn | None]]"
+    loop: asyncio.AbstractEventLoop
+
+
+class EngineThread:
+    """Steps are computed one after the other in the order of the calls."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._steps: queue.Queue[_Step | None] = queue.Queue(MOST_WAITING_STEPS)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+        self.step_seconds = 0.0  # how long the newest finished step took
+
+    async def step(self, pieces: Sequence[Piece]) -> list[Drawn | None]:
+        """As Engine.step, whose exceptions come out here. A cancelled call's step is still computed to its end."""
+        assert self._thread.is_alive(), "the engine thread is closed"
+        loop = asyncio.get_running_loop()
+        step = _Step(pieces, loop.create_future(), loop)
+        self._steps.put_nowait(step)
+        return await step.result
+
+    async def close(self, timeout_seconds: float = CLOSE_SECONDS) -> None:
+        """End the thread after the steps it has been given. TimeoutError if that takes too long."""
+        with contextlib.suppress(queue.Full):
+            self._steps.put_nowait(None)
+        await asyncio.to_thread(self._thread.join, timeout_seconds)
+        if self._thread.is_alive():
+            raise TimeoutError(f"the engine's step did not end within {timeout_seconds} seconds")
+
+    def _run(self) -> None:
+        self._engine.use_threads()
+        while (step := self._steps.get()) is not None:
+            started = time.perf_counter()
+            try:
+                drawn = self._engine.step(step.pieces)
+            except Exception as error:
+                _tell(step, error)
+            else:
+                self.step_seconds = time.perf_counter() - started
+                _tell(step, drawn)
+
+
+def _tell(step: _Step, outcome: "list[Drawn | None] | Exception") -> None:
+    def settle() -> None:
+        if step.result.done():  # cancelled meanwhile
+            return
+        if isinstance(outcome, Exception):
+            step.result.set_exception(outcome)
+        else:
+            step.result.set_result(outcome)
+
+    with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+        step.loop.call_soon_threadsafe(settle)
