@@ -4,34 +4,32 @@ import asyncio
 import os
 import sys
 
-import structlog
-
 from services.decode.config import DecodeConfig
 from services.decode.service import DecodeService
 from shared import telemetry
 from shared.bus.interface import BusError
 from shared.bus.nats import NatsBus
-from shared.engine.step import Engine
-from shared.engine.weights import BadModel
 from shared.specs.ids import new_instance_id
+from shared.specs.model import BadModel
 from shared.specs.settings import BadSetting
 from shared.transport.ucx import UcxTransport
 from shared.worker.lifecycle import stop_on_signals
-
-log = structlog.get_logger()
+from shared.worker.loading import load_engine
 
 
 async def serve(config: DecodeConfig) -> None:
     instance = new_instance_id("decode")
     telemetry.start("decode", instance, telemetry.TelemetrySettings.from_env())
-    stop = stop_on_signals()
-    engine = await asyncio.to_thread(Engine.load, config.instance.engine)
-    async with (
-        await NatsBus.connect(config.instance.bus, name=instance, role="decode") as bus,
-        UcxTransport() as transport,
-    ):
-        await DecodeService(config, instance, bus, transport, engine).run(stop)
-    telemetry.stop()
+    try:
+        stop = stop_on_signals()
+        engine = await asyncio.to_thread(load_engine, config.instance.engine)
+        async with (
+            await NatsBus.connect(config.instance.bus, name=instance, role="decode") as bus,
+            UcxTransport(engine.cache.pool.device.index) as transport,
+        ):
+            await DecodeService(config, instance, bus, transport, engine).run(stop)
+    finally:
+        telemetry.stop()
 
 
 def main() -> None:

@@ -15,10 +15,11 @@ from shared.engine.step import Engine
 from shared.engine.thread import EngineThread
 from shared.kv.ledger import Ledger
 from shared.messages.instances import Beat, Capacity, Load
-from shared.messages.requests import AbortRequest, Refused
+from shared.messages.requests import AbortRequest, Refused, SubmitRequest
 from shared.messages.work import StartDecode, Started
 from shared.specs.ids import InstanceId, role_of
 from shared.transport.interface import Transport
+from shared.worker.lifecycle import stop_with
 from shared.worker.neighbours import Neighbours
 from shared.worker.teller import Teller
 
@@ -35,11 +36,11 @@ class DecodeService:
         self._config, self._instance, self._bus, self._transport = config, instance, bus, transport
         self._engine = engine
         self._thread = EngineThread(engine)
-        self._ledger = Ledger(engine.blocks)
+        self.ledger = Ledger(engine.blocks)
         self._teller = Teller(bus, instance)
         self._links = Links(bus, transport, engine.cache, instance, engine.kv_format)
         batch = BatchLimits(order=config.order, prefill_tokens=config.prefill_tokens, block_tokens=engine.block_tokens)
-        self._worker = DecodeWorker(self._thread, self._ledger, self._teller, batch)
+        self._worker = DecodeWorker(self._thread, self.ledger, self._teller, batch)
         pull = PullLimits(
             at_once=config.pulls_at_once,
             seconds=config.instance.transfer_seconds,
@@ -54,12 +55,12 @@ class DecodeService:
             max_model_tokens=engine.max_model_tokens,
             colocated=config.colocated,
         )
-        self._intake = Intake(self._ledger, self._worker, self._puller, self._teller, limits)
-        self._neighbours = Neighbours(self._links.heard, self._on_lost)
+        self._intake = Intake(self.ledger, self._worker, self._puller, self._teller, limits)
         self._heart = Heart(bus, self._describe)
+        self._neighbours = Neighbours(self._heart.changed, self._on_lost, self._links.heard)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set, then let what is here finish or hand it back."""
+        """Serve until `stop` is set or the bus is closed for good, then let what is here finish or hand it back."""
         renew_seconds = self._config.lease_seconds / RENEWALS_PER_LEASE
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -74,6 +75,7 @@ class DecodeService:
                 running = [tasks.create_task(loop) for loop in loops]
                 await self._listen()
                 running.append(tasks.create_task(self._heart.run()))
+                running.append(tasks.create_task(stop_with(self._bus, stop)))
                 await stop.wait()
                 await self._drain()
                 for task in running:
@@ -82,6 +84,10 @@ class DecodeService:
             await self._intake.close()
             await self._links.close()
             await self._thread.close()
+
+    def works(self) -> list[SubmitRequest]:
+        """Every request this instance answers for."""
+        return self._intake.works()
 
     async def _listen(self) -> None:
         await self._teller.listen()
@@ -107,7 +113,7 @@ class DecodeService:
     async def _drain(self) -> None:
         self._intake.draining = True
         self._heart.changed()
-        log.info("draining", requests=len(self._intake.works()))
+        log.info("draining", requests=len(self.works()))
         try:
             async with asyncio.timeout(self._config.instance.drain_seconds):
                 await self._teller.settled()
@@ -138,9 +144,9 @@ class DecodeService:
                 queued_requests=len(intake.queued),
                 queued_tokens=sum(arrival.work.context_tokens for arrival in intake.queued),
                 running=len(worker.members),
-                free_blocks=self._ledger.free,
+                free_blocks=self.ledger.free,
             ),
             links=self._links.reports(),
             address=self._transport.address,
-            requests=tuple((work.request, work.attempt) for work in intake.works()),
+            requests=tuple((work.request, work.attempt) for work in self.works()),
         )

@@ -14,11 +14,12 @@ from shared.engine.thread import EngineThread
 from shared.kv.ledger import Ledger, State
 from shared.messages.handoff import KvReleased, KvRenewed, LinkTest, LinkTestAnswer, PullBlocks
 from shared.messages.instances import Beat, Capacity, Load
-from shared.messages.requests import AbortRequest, Refused
+from shared.messages.requests import AbortRequest, Refused, SubmitRequest
 from shared.messages.work import Started, StartPrefill
 from shared.specs.ids import InstanceId, role_of
 from shared.transport.interface import Transport
 from shared.transport.selftest import answer_link_test
+from shared.worker.lifecycle import stop_with
 from shared.worker.neighbours import Neighbours
 from shared.worker.teller import Teller
 
@@ -34,12 +35,12 @@ class PrefillService:
         self._config, self._instance, self._bus, self._transport = config, instance, bus, transport
         self._engine = engine
         self._thread = EngineThread(engine)
-        self._ledger = Ledger(engine.blocks)
+        self.ledger = Ledger(engine.blocks)
         self._teller = Teller(bus, instance)
         self._handoff = Handoff(
             bus,
             transport,
-            self._ledger,
+            self.ledger,
             engine.cache,
             self._teller,
             instance,
@@ -54,18 +55,19 @@ class PrefillService:
             block_tokens=engine.block_tokens,
             max_model_tokens=engine.max_model_tokens,
         )
-        self._worker = PrefillWorker(self._thread, self._ledger, self._teller, self._handoff, limits)
-        self._neighbours = Neighbours(None, self._on_lost)
+        self._worker = PrefillWorker(self._thread, self.ledger, self._teller, self._handoff, limits)
         self._heart = Heart(bus, self._describe)
+        self._neighbours = Neighbours(self._heart.changed, self._on_lost)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set, then let what is here finish or hand it back."""
+        """Serve until `stop` is set or the bus is closed for good, then let what is here finish or hand it back."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 loops = (self._worker.run(), self._handoff.sweep(), self._neighbours.run())
                 running = [tasks.create_task(loop) for loop in loops]
                 await self._listen()
                 running.append(tasks.create_task(self._heart.run()))
+                running.append(tasks.create_task(stop_with(self._bus, stop)))
                 await stop.wait()
                 await self._drain()
                 for task in running:
@@ -73,6 +75,10 @@ class PrefillService:
         finally:
             await self._handoff.close()
             await self._thread.close()
+
+    def works(self) -> list[SubmitRequest]:
+        """Every request this instance answers for."""
+        return self._worker.works()
 
     async def _listen(self) -> None:
         bus, me = self._bus, self._instance
@@ -101,7 +107,7 @@ class PrefillService:
     async def _drain(self) -> None:
         self._worker.draining = True
         self._heart.changed()
-        log.info("draining", requests=len(self._worker.works()))
+        log.info("draining", requests=len(self.works()))
         try:
             async with asyncio.timeout(self._config.instance.drain_seconds):
                 await self._teller.settled()
@@ -130,9 +136,9 @@ class PrefillService:
             load=Load(
                 queued_requests=worker.queued_requests,
                 queued_tokens=worker.queued_tokens,
-                free_blocks=self._ledger.free,
-                held_blocks=self._ledger.count(State.HELD) + self._ledger.count(State.PULLING),
+                free_blocks=self.ledger.free,
+                held_blocks=self.ledger.count(State.HELD) + self.ledger.count(State.PULLING),
             ),
             address=self._transport.address,
-            requests=tuple((work.request, work.attempt) for work in worker.works()),
+            requests=tuple((work.request, work.attempt) for work in self.works()),
         )

@@ -10,6 +10,9 @@ class Presence:
         self._limit = limit_seconds
         self._last: dict[InstanceId, float] = {}
 
+    def __contains__(self, instance: InstanceId) -> bool:
+        return instance in self._last
+
     def heard(self, instance: InstanceId, now: float) -> None:
         self._last[instance] = now
 

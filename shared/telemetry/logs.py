@@ -33,7 +33,7 @@ def start(role: str, instance: str, level: LogLevel, stream: TextIO) -> None:
         _add_trace,
     ]
     if stream.isatty():
-        rendering: list[Processor] = [structlog.dev.ConsoleRenderer()]
+        rendering: list[Processor] = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     else:
         rendering = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     output = _Output(stream)

@@ -6,6 +6,8 @@ import signal
 
 import structlog
 
+from shared.bus.interface import Bus
+
 log = structlog.get_logger()
 
 SECOND_SIGNAL_STATUS = 130
@@ -24,3 +26,10 @@ def stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop_or_die)
     return stop
+
+
+async def stop_with(bus: Bus, stop: asyncio.Event) -> None:
+    """Set `stop` when the connection is over for good: without the bus there is nothing to serve."""
+    await bus.closed.wait()
+    log.error("bus_closed")
+    stop.set()

@@ -18,12 +18,15 @@ SWEEP_SECONDS = 0.25
 
 
 class Neighbours:
-    """Calls `on_beat` with every beat and `on_lost` once when an instance that was heard has fallen silent."""
+    """Calls `greet` when somebody new is heard, `on_lost` once when somebody has fallen silent."""
 
     def __init__(
-        self, on_beat: Callable[[Beat], Awaitable[None]] | None, on_lost: Callable[[InstanceId], Awaitable[None]]
+        self,
+        greet: Callable[[], None],
+        on_lost: Callable[[InstanceId], Awaitable[None]],
+        on_beat: Callable[[Beat], Awaitable[None]] | None = None,
     ) -> None:
-        self._on_beat, self._on_lost = on_beat, on_lost
+        self._greet, self._on_lost, self._on_beat = greet, on_lost, on_beat
         self._presence = Presence(LOST_SECONDS)
 
     async def listen(self, bus: Bus) -> Subscription:
@@ -41,6 +44,8 @@ class Neighbours:
                 await self._on_lost(instance)
 
     async def _heard(self, beat: Beat) -> None:
+        if beat.instance not in self._presence:
+            self._greet()
         self.expect(beat.instance)
         if self._on_beat is not None:
             await self._on_beat(beat)
