@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from cli.stack import Part
@@ -63,7 +64,8 @@ class PartProcess:
     def kill(self) -> None:
         """It and whatever it has started."""
         if self.running:
-            os.killpg(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.killpg(self.pid, signal.SIGKILL)
 
     def last_lines(self, count: int) -> list[str]:
         """The last lines that this process wrote."""

@@ -25,8 +25,8 @@ class Screen:
         """`line` may hold rich markup."""
         try:
             self._console.print(line, highlight=False, soft_wrap=True)
-        except OSError:  # the terminal or the reader is gone; stopping in order matters more
-            self._console.file = open("/dev/null", "w")  # noqa: SIM115  (as long as the process lives)
+        except (OSError, SystemExit):  # rich's answer to a closed pipe; but stopping the parts in order matters more
+            self._console.quiet = True
 
     def starting(self, stack: Stack, note: str) -> None:
         engines = f"{stack.decode} colocated" if stack.colocated else f"{stack.prefill} prefill, {stack.decode} decode"

@@ -3,12 +3,12 @@
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, TextIO
+from typing import TextIO
 
 import structlog
-import typer
 from rich.console import Console
 
+from cli import up_options as options
 from cli.preflight import DEMO, Model, find_model, free_port, visible_gpus
 from cli.problems import Problem
 from cli.run_folder import RunFolder
@@ -21,84 +21,23 @@ STATE = ROOT / ".distserve"
 MODELS = STATE / "models"
 RANDOM_WEIGHTS = "The demo model has random weights: it shows the system at work, what it says is word salad."
 
-Device = Literal["cpu", "cuda"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
 
 def up(
-    model: Annotated[
-        str,
-        typer.Option(
-            envvar="DISTSERVE_MODEL",
-            metavar="MODEL",
-            help="A model folder, a Hugging Face hub id (owner/name), or `demo`.",
-        ),
-    ] = DEMO,
-    served_model_name: Annotated[
-        str,
-        typer.Option(envvar="DISTSERVE_SERVED_MODEL_NAME", help="The name clients use.", show_default="from --model"),
-    ] = "",
-    prefill: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Prefill instances.", show_default="1")
-    ] = None,
-    decode: Annotated[int, typer.Option(min=1, metavar="N", help="Decode instances.")] = 1,
-    colocated: Annotated[
-        bool, typer.Option("--colocated", help="No prefill instances: the decode instances prefill as well.")
-    ] = False,
-    host: Annotated[str, typer.Option(envvar="DISTSERVE_HOST", help="Address of the gateway.")] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(
-            envvar="DISTSERVE_PORT", min=0, max=65535, metavar="N", help="Port of the gateway; 0: any free one."
-        ),
-    ] = 8000,
-    device: Annotated[
-        Device, typer.Option(envvar="DISTSERVE_DEVICE", help="With cuda each instance gets one GPU in turn.")
-    ] = "cpu",
-    dtype: Annotated[
-        Dtype, typer.Option(envvar="DISTSERVE_DTYPE", help="Of weights and cache; auto: float32, on cuda bfloat16.")
-    ] = "auto",
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            envvar="DISTSERVE_THREADS", min=1, metavar="N", help="Of each engine.", show_default="cores / instances"
-        ),
-    ] = None,
-    max_model_len: Annotated[
-        int | None,
-        typer.Option(
-            envvar="DISTSERVE_MAX_MODEL_TOKENS",
-            min=1,
-            metavar="N",
-            help="Longest sequence.",
-            show_default="the model's",
-        ),
-    ] = None,
-    kv_blocks: Annotated[
-        int | None,
-        typer.Option(
-            envvar="DISTSERVE_KV_BLOCKS",
-            min=1,
-            metavar="N",
-            help="KV blocks of each instance.",
-            show_default="by memory",
-        ),
-    ] = None,
-    api_key: Annotated[
-        str, typer.Option(envvar="DISTSERVE_API_KEYS", help="Clients must send it; several: comma separated.")
-    ] = "",
-    shutdown_timeout: Annotated[
-        float,
-        typer.Option(
-            envvar="DISTSERVE_DRAIN_TIMEOUT",
-            min=0,
-            metavar="SECONDS",
-            help="Seconds that running answers have at the end.",
-        ),
-    ] = 10.0,
-    log_dir: Annotated[
-        Path | None, typer.Option(help="Folder for the log files.", show_default=".distserve/run/<this run>/logs")
-    ] = None,
+    model: options.Model = DEMO,
+    served_model_name: options.ServedModelName = "",
+    prefill: options.Prefill = None,
+    decode: options.Decode = 1,
+    colocated: options.Colocated = False,
+    host: options.Host = "127.0.0.1",
+    port: options.Port = 8000,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "auto",
+    threads: options.Threads = None,
+    max_model_len: options.MaxModelLen = None,
+    kv_blocks: options.KvBlocks = None,
+    api_key: options.ApiKey = "",
+    shutdown_timeout: options.ShutdownTimeout = 10.0,
+    log_dir: options.LogDir = None,
 ) -> None:
     """Serve a model on this machine: NATS, gateway, scheduler, prefill and decode instances, until Ctrl-C."""
     if colocated and prefill is not None:
