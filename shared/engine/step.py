@@ -47,7 +47,6 @@ class Engine:
         self._threads = settings.threads
 
     @classmethod
-    @torch.inference_mode()
     def load(cls, settings: EngineSettings, progress: Progress = _silent) -> "Engine":
         """Read the model and make the cache. `progress` hears of bytes read.
 
@@ -59,11 +58,13 @@ class Engine:
         spec = dataclasses.replace(read_model_spec(folder), name=settings.model)
         weights = Weights(folder, device, dtype, progress)
         try:
-            decoder = load_decoder(spec, weights)
+            with torch.inference_mode():
+                decoder = load_decoder(spec, weights)
         finally:
             weights.close()
         blocks = cache_blocks(settings, spec, dtype, device)
-        return cls(spec, decoder, KvCache(spec, blocks, settings.block_tokens, dtype, device), settings)
+        cache = KvCache(spec, blocks, settings.block_tokens, dtype, device)  # not in inference mode: others write to it
+        return cls(spec, decoder, cache, settings)
 
     def use_threads(self) -> None:
         """Apply the number of computing threads to the calling thread, which is to call `step`."""

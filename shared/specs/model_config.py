@@ -52,8 +52,7 @@ def parse_model_spec(
 def _llama_family(config: Mapping[str, Any], shared: dict[str, Any], architecture: Architecture) -> ModelSpec:
     hidden_size, heads = _count(config, "hidden_size"), _count(config, "num_attention_heads")
     kv_heads = _count(config, "num_key_value_heads", default=heads)
-    default_head_dim = 128 if architecture == "Qwen3ForCausalLM" else _head_dim(hidden_size, heads)
-    head_dim = _count(config, "head_dim", default=default_head_dim)
+    head_dim = _llama_head_dim(config, architecture, hidden_size, heads)
     max_positions = _count(config, "max_position_embeddings")
     layers = _count(config, "num_hidden_layers")
     if heads % kv_heads or head_dim % 2:
@@ -81,6 +80,12 @@ def _llama_family(config: Mapping[str, Any], shared: dict[str, Any], architectur
         mlp_bias=architecture == "LlamaForCausalLM" and bool(config.get("mlp_bias", False)),
         qk_norm=architecture == "Qwen3ForCausalLM",
     )
+
+
+def _llama_head_dim(config: Mapping[str, Any], architecture: Architecture, hidden_size: int, heads: int) -> int:
+    if config.get("head_dim") is not None:
+        return _count(config, "head_dim")
+    return 128 if architecture == "Qwen3ForCausalLM" else _head_dim(hidden_size, heads)
 
 
 def _opt(config: Mapping[str, Any], shared: dict[str, Any]) -> ModelSpec:
