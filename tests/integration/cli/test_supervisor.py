@@ -103,6 +103,7 @@ def test_it_tells_what_is_ready_and_stops_everything_in_order(supervise: Callabl
     (run,) = (supervised.root / "run").iterdir()
     assert sorted(entry.name for entry in run.iterdir()) == ["logs"]
     with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections may linger, a listener must not
         again.bind(("127.0.0.1", int(url[2])))
 
 

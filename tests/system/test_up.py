@@ -1,0 +1,117 @@
+"""`./distserve up` with everything real: NATS, four services, UCX, the demo model."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+READY_SECONDS = 50.0
+STOP_SECONDS = 20.0
+
+
+class Up:
+    """One running installation, on a port of its own."""
+
+    def __init__(self, output: Path, *options: str) -> None:
+        self._output = output
+        with output.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cli", "up", "--port", "0", "--log-dir", output.parent / "logs", *options],
+                cwd=ROOT,
+                stdout=file,
+                stderr=file,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )
+        deadline = time.monotonic() + READY_SECONDS
+        while not (ready := re.search(r"Ready in .* s: (http://127\.0\.0\.1:(\d+))", self.output)):
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.05)
+        self.url, self.port = ready[1], int(ready[2])
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text()
+
+    def children(self) -> set[int]:
+        pids = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return {int(pid) for pid in pids.split()}
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(STOP_SECONDS)
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
+    started: list[Up] = []
+
+    def start(*options: str) -> Up:
+        started.append(Up(tmp_path / "output", *options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+
+
+def stream(url: str, max_tokens: int) -> Iterator[dict]:
+    """The events of a streamed answer, parsed; ends with [DONE]."""
+    body = {
+        "model": "demo",
+        "messages": [{"role": "user", "content": "Hello!"}],
+        "max_tokens": max_tokens,
+        "ignore_eos": True,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=30) as response:
+        response.raise_for_status()
+        for line in response.iter_lines():
+            if line.startswith("data: {"):
+                yield json.loads(line.removeprefix("data: "))
+    assert line == "" or line == "data: [DONE]"
+
+
+@pytest.mark.parametrize("options", [(), ("--prefill", "2", "--decode", "2"), ("--colocated",)])
+def test_it_serves_a_streamed_answer(up: Callable[..., Up], options: tuple[str, ...]):
+    running = up(*options)
+    events = list(stream(running.url, max_tokens=24))
+    assert events[-1]["usage"]["completion_tokens"] == 24
+    text = "".join(choice["delta"].get("content") or "" for event in events for choice in event["choices"])
+    assert len(text) > 24
+    assert running.stop() == 0, running.output
+
+
+def test_ctrl_c_tells_a_running_stream_and_leaves_nothing_behind(up: Callable[..., Up]):
+    segments = set(os.listdir("/dev/shm"))
+    running = up("--shutdown-timeout", "0.5")
+    events: list[dict] = []
+    reader = threading.Thread(target=lambda: events.extend(stream(running.url, max_tokens=3500)))
+    reader.start()
+    children = running.children()
+    assert len(children) == 5
+    while not events:
+        time.sleep(0.01)
+    assert running.stop() == 0, running.output
+    reader.join(5)
+    assert not reader.is_alive()
+    assert "error" in events[-1], "the client is told why its answer ends early"
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert set(os.listdir("/dev/shm")) <= segments
+    with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections may linger, a listener must not
+        again.bind(("127.0.0.1", running.port))
