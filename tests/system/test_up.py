@@ -81,9 +81,11 @@ def stream(url: str, max_tokens: int) -> Iterator[dict]:
     with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=30) as response:
         response.raise_for_status()
         for line in response.iter_lines():
-            if line.startswith("data: {"):
+            if line == "data: [DONE]":
+                return
+            if line.startswith("data: "):
                 yield json.loads(line.removeprefix("data: "))
-    assert line == "" or line == "data: [DONE]"
+    raise AssertionError("the stream broke off without [DONE]")
 
 
 @pytest.mark.parametrize("options", [(), ("--prefill", "2", "--decode", "2"), ("--colocated",)])
