@@ -129,7 +129,7 @@ def main() -> int:
         with locked(installation.root / ".distserve" / "bootstrap.lock"):
             if not installation.is_current(level):
                 installation.bring_up_to_date(level)
-    except CannotInstall as error:
+    except (CannotInstall, OSError) as error:
         print(f"Cannot make .venv: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -1,7 +1,9 @@
 import re
 from pathlib import Path
 
-from cli.bootstrap import pinned_version, requirement_files
+import pytest
+
+from cli.bootstrap import CannotInstall, Installation, pinned_version, requirement_files
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -30,3 +32,12 @@ def test_every_required_package_is_pinned_in_constraints_and_nowhere_else():
             if line and not line.startswith("#"):
                 assert "=" not in line, f"{file}: {line}"
                 assert pinned_version(pins, package(line)), f"{file}: {line} is not pinned"
+
+
+@pytest.mark.parametrize("module", ["venv", "ensurepip"])
+def test_a_python_without_venv_or_pip_is_told_which_package_to_install(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else object())
+    with pytest.raises(CannotInstall, match=r"sudo apt install python3\.\d+-venv"):
+        Installation(tmp_path).bring_up_to_date("runtime")
