@@ -1,0 +1,140 @@
+"""Which request is where: every live request is in exactly one place, and each way to leave for good is here. Pure."""
+
+from dataclasses import dataclass, replace
+
+from services.scheduler.events import Abort, Effect, Forget, Interrupt, KvComputed, ReleaseKv, Submitted
+from services.scheduler.instances import Fleet, Instance
+from services.scheduler.waiting import NOBODY, DrainRate, Lines, Live, Stage
+from shared.specs.ids import InstanceId, RequestId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """Everything on a board, as plain data."""
+
+    live: tuple[Live, ...]
+    instances: tuple[Instance, ...]
+    gateways: tuple[tuple[InstanceId, float], ...]
+    departures: tuple[tuple[int, int], ...]
+    sequence: int
+
+
+class Board:
+    """Tables of the dispatcher, kept consistent. A request is in a line here or held by one instance."""
+
+    def __init__(self) -> None:
+        self.live: dict[RequestId, Live] = {}
+        self.fleet = Fleet()
+        self.queue = Lines()  # by model: for an instance that computes the context
+        self.kv = Lines()  # by source: for a decode instance
+        self.drain = DrainRate()
+        self._sequence = 0
+
+    def picture(self) -> Picture:
+        instances, gateways = self.fleet.copy()
+        live = tuple(replace(live) for live in self.live.values())
+        departures = self.drain.departures
+        return Picture(
+            live=live, instances=instances, gateways=gateways, departures=departures, sequence=self._sequence
+        )
+
+    @classmethod
+    def restore(cls, picture: Picture) -> "Board":
+        board = cls()
+        board.fleet = Fleet(picture.instances, picture.gateways)
+        board.drain = DrainRate(picture.departures)
+        board._sequence = picture.sequence
+        for one in picture.live:
+            live = board.live[one.request] = replace(one)
+            if live.stage == "queued":
+                board.queue.add(live.model, live)
+            elif live.stage == "kv_waiting":
+                board.kv.add(live.source, live)
+        return board
+
+    # -- places -------------------------------------------------------------------------------------------------------
+
+    def take_in(self, facts: Submitted | KvComputed, resumed: bool) -> Live:
+        """A request that is new here. It is nowhere yet: `enter` must follow."""
+        live = Live(
+            request=facts.request,
+            attempt=facts.attempt,
+            gateway=facts.gateway,
+            model=facts.model,
+            context_tokens=facts.context_tokens,
+            final_tokens=facts.final_tokens,
+            resumed=resumed,
+            sequence=self._next_sequence(),
+            since=facts.now,
+        )
+        self.live[live.request] = live
+        return live
+
+    def adopt(self, instance: Instance, request: RequestId, attempt: int, now: float) -> None:
+        """A request that an instance's beat lists and that is not known here: placed by an earlier scheduler."""
+        live = Live(
+            request=request,
+            attempt=attempt,
+            gateway=NOBODY,
+            model=instance.model,
+            context_tokens=0,
+            final_tokens=0,
+            resumed=True,
+            sequence=self._next_sequence(),
+            since=now,
+        )
+        self.live[request] = live
+        self.hold(live, instance, now)
+
+    def enter(self, live: Live, stage: Stage, holder: InstanceId, since: float) -> None:
+        live.stage, live.holder, live.started, live.since = stage, holder, False, since
+        if stage == "queued":
+            self.queue.add(live.model, live)
+        elif stage == "kv_waiting":
+            self.kv.add(live.source, live)
+        else:
+            self.fleet[holder].assign(live)
+
+    def hold(self, live: Live, instance: Instance, now: float) -> None:
+        """The instance says that it has the request."""
+        self.enter(live, "prefilling" if instance.role == "prefill" else "decoding", instance.id, now)
+        live.started = True
+
+    def leave(self, live: Live) -> None:
+        if live.stage == "queued":
+            self.queue.remove(live.model, live)
+        elif live.stage == "kv_waiting":
+            self.kv.remove(live.source, live)
+        elif (holder := self.fleet.get(live.holder)) is not None:
+            holder.unassign(live.request)
+
+    def _next_sequence(self) -> int:
+        self._sequence += 1
+        return self._sequence
+
+    # -- endings ------------------------------------------------------------------------------------------------------
+
+    def drop(self, live: Live) -> list[Effect]:
+        """It has ended: whoever works on it knows. KV that waits for a decode instance is let go."""
+        self.leave(live)
+        del self.live[live.request]
+        effects: list[Effect] = [Forget(request=live.request, attempt=live.attempt)]
+        if live.stage == "kv_waiting":
+            effects.append(ReleaseKv(source=live.source, request=live.request, attempt=live.attempt))
+        return effects
+
+    def revoke(self, live: Live) -> list[Effect]:
+        """It has ended, and whoever works on it has to be told."""
+        works = live.stage in ("prefilling", "decoding")
+        told: list[Effect] = [Abort(request=live.request, attempt=live.attempt)] if works else []
+        return told + self.drop(live)
+
+    def interrupt(self, live: Live, reason: str) -> list[Effect]:
+        """Back to its gateway. That comes first: the end that an aborted instance reports must find it interrupted."""
+        return tell(live, reason) + self.revoke(live)
+
+
+def tell(live: Live, reason: str) -> list[Effect]:
+    if live.gateway == NOBODY:  # it will miss the tokens and ask
+        return []
+    return [Interrupt(gateway=live.gateway, request=live.request, attempt=live.attempt, reason=reason)]

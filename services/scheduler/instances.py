@@ -1,0 +1,203 @@
+"""Who is alive, what it can do and how loaded it is. Pure: silence is measured with the times that are given."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from services.scheduler.events import BeatHeard, InstanceState
+from services.scheduler.waiting import Live
+from shared.kv.layout import blocks_for
+from shared.messages.instances import Capacity, Load
+from shared.specs.ids import InstanceId, RequestId, Role
+
+
+@dataclass(slots=True)
+class Instance:
+    """A prefill or decode instance: its last beat, and what this scheduler has done since."""
+
+    id: InstanceId
+    role: Role
+    number: int = -1  # of its last beat
+    heard_at: float = 0.0
+    model: str = ""
+    ready: bool = False
+    draining: bool = False
+    colocated: bool = False
+    kv_format: str = ""
+    capacity: Capacity = field(default_factory=Capacity)
+    load: Load = field(default_factory=Load)
+    linked: tuple[InstanceId, ...] = ()
+    full: bool = False  # has refused work since its last beat
+    held: dict[RequestId, int] = field(default_factory=dict)  # context tokens of what it works on for us
+    held_tokens: int = 0
+    foreign_tokens: int = 0  # queued there by others: an earlier scheduler's
+    promised_requests: int = 0  # sent since its last beat, less what has ended since: may be negative
+    promised_blocks: int = 0  # the same in KV blocks
+
+    @property
+    def state(self) -> InstanceState:
+        return "draining" if self.draining else "ready" if self.ready else "not_ready"
+
+    @property
+    def takes_work(self) -> bool:
+        return self.ready and not self.draining
+
+    def assign(self, live: Live) -> None:
+        self.held[live.request] = live.context_tokens
+        self.held_tokens += live.context_tokens
+        self.promised_requests += 1
+        self.promised_blocks += self._blocks(live.context_tokens + 1)
+
+    def unassign(self, request: RequestId) -> None:
+        tokens = self.held.pop(request)
+        self.held_tokens -= tokens
+        self.promised_requests -= 1
+        self.promised_blocks -= self._blocks(tokens + 1)
+
+    def update(self, beat: BeatHeard) -> None:
+        self.number, self.heard_at, self.full = beat.number, beat.now, False
+        self.model, self.kv_format, self.linked = beat.model, beat.kv_format, beat.linked
+        self.ready, self.draining, self.colocated = beat.ready, beat.draining, beat.colocated
+        self.capacity, self.load = beat.capacity, beat.load
+        listed = {request for request, _ in beat.requests}
+        unseen = [tokens for request, tokens in self.held.items() if request not in listed]
+        self.promised_requests = len(unseen)
+        self.promised_blocks = sum(self._blocks(tokens + 1) for tokens in unseen)
+        self.foreign_tokens = max(0, beat.load.queued_tokens - self.held_tokens)
+
+    @property
+    def prefill_rank(self) -> tuple[int, int, InstanceId]:
+        """Least queued work first."""
+        return (self.held_tokens + self.foreign_tokens, len(self.held), self.id)
+
+    def prefill_has_room(self, live: Live) -> bool:
+        """An idle instance takes any prompt. Else what it holds is bounded: the rest waits here, and finds balance."""
+        queued_tokens = self.held_tokens + self.foreign_tokens
+        if self.full:
+            return False
+        if not self.held and not queued_tokens:
+            return True
+        fits = queued_tokens + live.context_tokens <= self.capacity.max_queue_tokens
+        return fits and len(self.held) < self.capacity.max_queue_requests
+
+    @property
+    def decode_rank(self) -> tuple[int, int, InstanceId]:
+        """Most free blocks after what is promised first, then the smallest batch."""
+        return (-self._free_blocks, self._sequences, self.id)
+
+    def decode_has_room(self, live: Live) -> bool:
+        """It can run the request at once, or lets it wait: whatever more there is waits better here."""
+        if self.full:
+            return False
+        sequences, needed = self._sequences, self._blocks(live.context_tokens + 1)
+        runs = sequences < self.capacity.max_batch and needed + sequences <= self._free_blocks
+        waits = self.load.queued_requests + self.promised_requests < self.capacity.max_queue_requests
+        return runs or waits or sequences <= 0
+
+    @property
+    def _free_blocks(self) -> int:
+        return self.load.free_blocks - self._blocks(self.load.queued_tokens) - self.promised_blocks
+
+    @property
+    def _sequences(self) -> int:
+        return self.load.running + self.load.queued_requests + self.promised_requests
+
+    def _blocks(self, tokens: int) -> int:
+        return blocks_for(tokens, max(1, self.capacity.block_tokens))
+
+
+class Fleet:
+    """Every instance that has been heard lately."""
+
+    def __init__(self, instances: Iterable[Instance] = (), gateways: Iterable[tuple[InstanceId, float]] = ()) -> None:
+        self._instances = {instance.id: replace(instance, held=dict(instance.held)) for instance in instances}
+        self._gateways = dict(gateways)  # when each was last heard
+
+    def __getitem__(self, instance: InstanceId) -> Instance:
+        return self._instances[instance]
+
+    def __iter__(self) -> Iterator[Instance]:
+        return iter(self._instances.values())
+
+    def get(self, instance: InstanceId) -> Instance | None:
+        return self._instances.get(instance)
+
+    def hear(self, beat: BeatHeard) -> Instance | None:
+        """The instance that sent it, still to be updated. None: a later beat has overtaken this one."""
+        instance = self._instances.get(beat.instance)
+        if instance is None:
+            instance = self._instances[beat.instance] = Instance(id=beat.instance, role=beat.role)
+        return instance if beat.number > instance.number else None
+
+    def hear_gateway(self, gateway: InstanceId, now: float) -> None:
+        self._gateways[gateway] = now
+
+    def pardon(self, now: float) -> None:
+        """Nobody could be heard until now: nobody's silence counts."""
+        for instance in self._instances.values():
+            instance.heard_at = now
+        self._gateways = dict.fromkeys(self._gateways, now)
+
+    def remove_lost(self, now: float, limit_seconds: float) -> list[InstanceId]:
+        lost = [i.id for i in self._instances.values() if now - i.heard_at > limit_seconds]
+        for instance in lost:
+            del self._instances[instance]
+        return lost
+
+    def remove_lost_gateways(self, now: float, limit_seconds: float) -> set[InstanceId]:
+        lost = {gateway for gateway, heard_at in self._gateways.items() if now - heard_at > limit_seconds}
+        for gateway in lost:
+            del self._gateways[gateway]
+        return lost
+
+    def partners(self, source: InstanceId, tokens: int = 0) -> list[Instance]:
+        """Decode instances that may pull KV from `source` and can hold a sequence of `tokens`, full ones included."""
+        prefill = self._instances.get(source)
+        if prefill is None:
+            return []
+        return [d for d in self._instances.values() if _can_pull(d, prefill) and d.capacity.max_model_tokens >= tokens]
+
+    def prefills(self, model: str, tokens: int = 0) -> list[Instance]:
+        """Prefill instances that can take a sequence which may grow to `tokens`, and have somewhere to hand it on."""
+        return [
+            p
+            for p in self._instances.values()
+            if p.role == "prefill" and p.takes_work and p.model == model and p.capacity.max_model_tokens >= tokens
+            if self.partners(p.id, tokens)
+        ]
+
+    def colocated(self, model: str, tokens: int = 0) -> list[Instance]:
+        """Decode instances that prefill by themselves."""
+        return [
+            d
+            for d in self._instances.values()
+            if d.colocated and d.takes_work and d.model == model and d.capacity.max_model_tokens >= tokens
+        ]
+
+    def serves(self, model: str, tokens: int = 0) -> bool:
+        return bool(self.prefills(model, tokens) or self.colocated(model, tokens))
+
+    def choose_first(self, live: Live) -> Instance | None:
+        """Where a queued request goes: prefill with least queued work, else a colocated instance. None: all full."""
+        prefills = self.prefills(live.model, live.final_tokens)
+        if prefills:
+            roomy = (p for p in prefills if p.prefill_has_room(live))
+            return min(roomy, key=lambda p: p.prefill_rank, default=None)
+        return _least_loaded(self.colocated(live.model, live.final_tokens), live)
+
+    def choose_decode(self, live: Live) -> Instance | None:
+        """Where a computed context goes: the least loaded decode instance that can pull it. None: all full."""
+        return _least_loaded(self.partners(live.source, live.final_tokens), live)
+
+    def copy(self) -> tuple[tuple[Instance, ...], tuple[tuple[InstanceId, float], ...]]:
+        instances = tuple(replace(instance, held=dict(instance.held)) for instance in self._instances.values())
+        return instances, tuple(self._gateways.items())
+
+
+def _least_loaded(decodes: list[Instance], live: Live) -> Instance | None:
+    roomy = (d for d in decodes if d.decode_has_room(live))
+    return min(roomy, key=lambda d: d.decode_rank, default=None)
+
+
+def _can_pull(decode: Instance, prefill: Instance) -> bool:
+    same = decode.model == prefill.model and decode.kv_format == prefill.kv_format
+    return decode.role == "decode" and decode.takes_work and same and prefill.id in decode.linked

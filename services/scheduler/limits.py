@@ -1,0 +1,18 @@
+"""The bounds and patience of the dispatcher."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    queue_requests: int = 1024  # that may wait here for an instance
+    queue_tokens: int = 1_000_000  # context tokens of those
+    settle_seconds: float = 1.2  # after the start: by then every instance has been heard
+    instance_lost_seconds: float = 3.0  # without a beat
+    gateway_lost_seconds: float = 5.0
+    asleep_seconds: float = 1.0  # between two ticks: then the silence of others proves nothing
+    unlisted_seconds: float = 3.0  # a request that its holder's beats do not list for so long is gone
+    patience_seconds: float = 10.0  # for a waiting request that nobody can serve any more
+    renew_seconds: float = 1.0  # between renewals of the leases of KV that waits
+    no_instance_retry_seconds: float = 2.0
+    unmeasured_retry_seconds: float = 5.0  # for a full queue before anything has left it

@@ -1,0 +1,44 @@
+"""`python -m services.scheduler.main`: the scheduler as a process."""
+
+import asyncio
+import os
+import sys
+
+from services.scheduler.config import SchedulerConfig
+from services.scheduler.dispatcher import Dispatcher
+from services.scheduler.journal import Journal
+from services.scheduler.service import SchedulerService
+from shared import telemetry
+from shared.bus.interface import BusError
+from shared.bus.nats import NatsBus
+from shared.specs.ids import new_instance_id
+from shared.specs.settings import BadSetting
+from shared.telemetry.metrics import SchedulerMetrics
+from shared.worker.lifecycle import stop_on_signals
+
+
+async def serve(config: SchedulerConfig) -> None:
+    instance = new_instance_id("scheduler")
+    telemetry.start("scheduler", instance, telemetry.TelemetrySettings.from_env())
+    stop = stop_on_signals()
+    dispatcher = Dispatcher(config.limits)
+    journal = None
+    if config.journal is not None:
+        to = config.journal
+        journal = Journal(to.folder, file_bytes=to.file_bytes, files=to.files, snapshot=dispatcher.snapshot)
+    metrics = SchedulerMetrics(instance, config.served_model)
+    async with await NatsBus.connect(config.bus, name=instance, role="scheduler") as bus:
+        metrics.watch_bus(bus.troubles.counts)
+        await SchedulerService(bus, instance, dispatcher, journal, metrics).run(stop)
+    telemetry.stop()
+
+
+def main() -> None:
+    try:
+        asyncio.run(serve(SchedulerConfig.from_env(os.environ)))
+    except (BadSetting, BusError) as error:
+        sys.exit(f"scheduler: {error}")
+
+
+if __name__ == "__main__":
+    main()

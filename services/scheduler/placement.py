@@ -1,0 +1,41 @@
+"""Whose turn it is, and which instance gets it. Pure."""
+
+from collections.abc import Callable
+
+from services.scheduler.board import Board
+from services.scheduler.events import Effect, SendDecode, SendPrefill
+from services.scheduler.instances import Instance
+from services.scheduler.waiting import NOBODY, Lines, Live
+
+
+def place_waiting(board: Board, now: float) -> list[Effect]:
+    """Send everybody whose turn it is, as long as somebody has room."""
+    first = _advance(board, board.queue, board.fleet.choose_first, now)
+    return first + _advance(board, board.kv, board.fleet.choose_decode, now)
+
+
+def _advance(board: Board, lines: Lines, choose: Callable[[Live], Instance | None], now: float) -> list[Effect]:
+    """First come, first served in each line: who does not fit now holds up those behind, so that nobody starves."""
+    effects: list[Effect] = []
+    blocked: set[str] = set()
+    while (turn := lines.first(blocked)) is not None:
+        line, request = turn
+        live = board.live[request]
+        instance = choose(live)
+        if instance is None:
+            blocked.add(line)
+        else:
+            effects.append(_send(board, live, instance, now))
+    return effects
+
+
+def _send(board: Board, live: Live, instance: Instance, now: float) -> SendPrefill | SendDecode:
+    board.leave(live)
+    if live.stage == "queued":
+        board.drain.note(live.context_tokens, now)
+    if instance.role == "prefill":
+        board.enter(live, "prefilling", instance.id, now)
+        return SendPrefill(instance=instance.id, request=live.request, attempt=live.attempt)
+    board.enter(live, "decoding", instance.id, now)
+    source = None if live.source == NOBODY else live.source
+    return SendDecode(instance=instance.id, request=live.request, attempt=live.attempt, source=source)

@@ -1,0 +1,217 @@
+"""The dispatcher on a bus: messages become events, effects become messages. Nothing is decided here."""
+
+import asyncio
+import time
+from collections import Counter
+
+from services.scheduler.dispatcher import Dispatcher
+from services.scheduler.events import (
+    Aborted,
+    Accept,
+    BeatHeard,
+    Closing,
+    Effect,
+    Ended,
+    Event,
+    KvComputed,
+    KvLost,
+    Refuse,
+    Submitted,
+    Ticked,
+)
+from services.scheduler.journal import Journal
+from services.scheduler.performer import Parcel, Performer
+from shared.bus.heart import Heart
+from shared.bus.interface import Bus, Subscription
+from shared.messages.handoff import KvExpired, KvNoted, KvReady
+from shared.messages.instances import Beat, Load
+from shared.messages.requests import AbortRequest, Accepted, Refused, RequestEnded, SubmitRequest
+from shared.specs.ids import InstanceId, RequestId
+from shared.telemetry.metrics import SchedulerMetrics
+
+QUEUE_GROUP = "scheduler"
+TICK_SECONDS = 0.25
+START_SECONDS = 1.0  # for an instance to answer a start
+FLUSH_SECONDS = 1.0
+
+
+class SchedulerService:
+    """Events reach the dispatcher one after the other, in the order they come: `feed` does not await."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        instance: InstanceId,
+        dispatcher: Dispatcher,
+        journal: Journal | None,
+        metrics: SchedulerMetrics,
+        start_seconds: float = START_SECONDS,
+    ) -> None:
+        self._bus, self._instance, self._dispatcher = bus, instance, dispatcher
+        self._journal, self._metrics = journal, metrics
+        self._performer = Performer(bus, instance, metrics, self.feed, start_seconds)
+        self._heart = Heart(bus, self._describe)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set or the bus is closed for good; then send what waits here back to its gateways."""
+        try:
+            self.feed(Ticked(now=time.monotonic()))
+            subscriptions = await self._listen()
+            async with asyncio.TaskGroup() as tasks:
+                loops = (self._performer.publish_all(), self._tick(), self._heart.run(), self._stop_with_bus(stop))
+                running = [tasks.create_task(loop) for loop in loops]
+                await stop.wait()
+                await self._hand_over(subscriptions)
+                for task in running:
+                    task.cancel()
+        finally:
+            await self._performer.close()
+            if self._journal is not None:
+                self._journal.close()
+
+    def feed(self, event: Event) -> list[Effect]:
+        """Let the dispatcher decide, write it down, begin to do it."""
+        began = time.perf_counter()
+        effects = self._dispatcher.step(event)
+        self._metrics.decision_seconds.observe(time.perf_counter() - began)
+        if self._journal is not None:
+            self._journal.record(event, effects)
+        for effect in effects:
+            self._performer.perform(effect)
+        return effects
+
+    @property
+    def idle(self) -> bool:
+        """No request is known here, and nothing is kept for one."""
+        return not self._dispatcher.board.live and not self._performer.parcels
+
+    # -- from the bus -------------------------------------------------------------------------------------------------
+
+    async def _listen(self) -> list[Subscription]:
+        bus = self._bus
+        return [
+            await bus.subscribe(Beat.SUBJECT.format(role="*", instance="*"), self._on_beat, Beat),
+            await bus.subscribe(RequestEnded.SUBJECT, self._on_ended, RequestEnded),
+            await bus.subscribe(AbortRequest.SUBJECT, self._on_abort, AbortRequest),
+            await bus.subscribe(KvExpired.SUBJECT, self._on_kv_expired, KvExpired),
+            await bus.subscribe(KvReady.SUBJECT, self._on_kv_ready, KvReady),
+            await bus.subscribe(SubmitRequest.SUBJECT, self._on_submit, SubmitRequest, queue=QUEUE_GROUP),
+        ]
+
+    async def _on_submit(self, work: SubmitRequest) -> Accepted | Refused:
+        self._performer.keep(Parcel(work))
+        effects = self.feed(
+            Submitted(
+                now=time.monotonic(),
+                request=work.request,
+                attempt=work.attempt,
+                gateway=work.gateway,
+                model=work.model,
+                context_tokens=work.context_tokens,
+                final_tokens=work.final_tokens,
+                resumed=bool(work.generated),
+            )
+        )
+        self._let_go_if_done(work)
+        answer = next(effect for effect in effects if isinstance(effect, Accept | Refuse))
+        if isinstance(answer, Accept):
+            return Accepted(request=work.request, attempt=work.attempt)
+        return Refused(
+            request=work.request,
+            attempt=work.attempt,
+            reason=answer.reason,
+            message=answer.message,
+            retry_after_seconds=answer.retry_after_seconds,
+        )
+
+    async def _on_kv_ready(self, message: KvReady) -> KvNoted:
+        work, kv = message.work, message.kv
+        self._performer.keep(Parcel(work, kv))
+        self.feed(
+            KvComputed(
+                now=time.monotonic(),
+                request=work.request,
+                attempt=work.attempt,
+                gateway=work.gateway,
+                model=work.model,
+                context_tokens=work.context_tokens,
+                final_tokens=work.final_tokens,
+                source=kv.source,
+            )
+        )
+        self._let_go_if_done(work)
+        return KvNoted(request=work.request, attempt=work.attempt)
+
+    async def _on_kv_expired(self, message: KvExpired) -> None:
+        now = time.monotonic()
+        self.feed(KvLost(now=now, request=message.request, attempt=message.attempt, source=message.source))
+
+    async def _on_ended(self, message: RequestEnded) -> None:
+        self.feed(Ended(now=time.monotonic(), request=message.request, attempt=message.attempt))
+
+    async def _on_abort(self, message: AbortRequest) -> None:
+        self.feed(Aborted(now=time.monotonic(), request=message.request, attempt=message.attempt))
+
+    async def _on_beat(self, beat: Beat) -> None:
+        if beat.role == "scheduler":
+            return
+        self.feed(
+            BeatHeard(
+                now=time.monotonic(),
+                instance=beat.instance,
+                role=beat.role,
+                number=beat.number,
+                model=beat.model,
+                ready=beat.ready,
+                draining=beat.draining,
+                colocated=beat.colocated,
+                kv_format=beat.kv_format,
+                capacity=beat.capacity,
+                load=beat.load,
+                linked=tuple(link.peer for link in beat.links if link.ok),
+                requests=tuple((RequestId(request), attempt) for request, attempt in beat.requests),
+            )
+        )
+
+    def _let_go_if_done(self, work: SubmitRequest) -> None:
+        """It was refused, overtaken, or said twice: nobody will have to be sent this."""
+        live = self._dispatcher.board.live.get(work.request)
+        if live is None or live.attempt != work.attempt or live.started:
+            self._performer.let_go(work.request, work.attempt)
+
+    # -- by the clock -------------------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        """Not while the bus is down: nobody can be heard then, and the dispatcher takes a pause for what it is."""
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            if self._bus.connected:
+                self.feed(Ticked(now=time.monotonic()))
+            self._metrics.queued.set(self._dispatcher.board.queue.requests)
+            self._metrics.instances.clear()
+            for (role, state), count in Counter((i.role, i.state) for i in self._dispatcher.board.fleet).items():
+                self._metrics.instances.labels(role, state).set(count)
+
+    def _describe(self, number: int) -> Beat:
+        queue = self._dispatcher.board.queue
+        load = Load(queued_requests=queue.requests, queued_tokens=queue.tokens)
+        ready = self._dispatcher.settled
+        return Beat(instance=self._instance, role="scheduler", number=number, ready=ready, load=load)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    async def _stop_with_bus(self, stop: asyncio.Event) -> None:
+        await self._bus.closed.wait()
+        stop.set()
+
+    async def _hand_over(self, subscriptions: list[Subscription]) -> None:
+        async with asyncio.TaskGroup() as drains:
+            for subscription in subscriptions:
+                drains.create_task(subscription.drain())
+        await self._performer.close()
+        self.feed(Closing(now=time.monotonic()))
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self._performer.flush()
+        except TimeoutError:  # their gateways will miss them and ask
+            pass
