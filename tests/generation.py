@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from shared.engine.step import Draw, Drawn, Engine, Piece
+from shared.engine.pieces import Draw, Drawn, Piece
+from shared.engine.step import Engine
 from shared.specs.sampling import Sampling
 
 GREEDY = Sampling(max_tokens=1 << 20, temperature=0.0)

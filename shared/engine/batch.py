@@ -43,6 +43,7 @@ class Batch:
 
 def lay_out(pieces: Sequence[Piece], block_tokens: int) -> Batch:
     """The flat batch of a step."""
+    assert pieces, "a step without pieces"
     order = sorted(range(len(pieces)), key=lambda i: (len(pieces[i].tokens) > 1, pieces[i].start))
     spans: list[Span] = []
     row = 0

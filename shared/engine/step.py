@@ -15,14 +15,12 @@ from shared.engine.hub import model_folder
 from shared.engine.kv_cache import KvCache
 from shared.engine.models.decoder import Decoder
 from shared.engine.models.families import load_decoder
-from shared.engine.pieces import Draw, Drawn, NonFiniteLogits, Piece
+from shared.engine.pieces import Drawn, NonFiniteLogits, Piece
 from shared.engine.sampling import NotFinite, Sampler
 from shared.engine.settings import EngineSettings
 from shared.engine.weights import Progress, Weights
 from shared.specs.model import ModelSpec
 from shared.specs.model_config import read_model_spec
-
-__all__ = ["Draw", "Drawn", "Engine", "NonFiniteLogits", "Piece"]
 
 
 def _silent(_done: int, _total: int) -> None:

@@ -12,8 +12,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from shared.engine.pieces import Draw, Piece
 from shared.engine.settings import EngineSettings
-from shared.engine.step import Draw, Engine, Piece
+from shared.engine.step import Engine
 from shared.specs.sampling import Sampling
 from tests.models import make_model
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from shared.engine.batch import lay_out
-from shared.engine.step import Engine, Piece
+from shared.engine.pieces import Piece
+from shared.engine.step import Engine
 from shared.specs.sampling import Sampling
 from tests.generation import GREEDY, generate
 from tests.models import FAMILIES

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from shared.engine.device import chosen_device, chosen_dtype
+from shared.engine.pieces import Draw, NonFiniteLogits, Piece
 from shared.engine.settings import EngineSettings
-from shared.engine.step import Draw, Engine, NonFiniteLogits, Piece
+from shared.engine.step import Engine
 from shared.specs.settings import BadSetting
 from tests.generation import GREEDY, generate
 
