@@ -82,7 +82,7 @@ class Cluster:
         for role, count in self._wanted.items():
             for _ in range(count):
                 await self.start(role)
-        await self.until(self._linked)
+        await self.until(lambda: self._linked() and self._dispatcher.settled)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -136,7 +136,8 @@ class Cluster:
     async def _start_scheduler(self) -> None:
         instance, bus = new_instance_id("scheduler"), await self._connect("scheduler")
         limits = replace(Limits(), settle_seconds=0.1)
-        service = SchedulerService(bus, instance, Dispatcher(limits), None, SchedulerMetrics(instance, MODEL))
+        self._dispatcher = Dispatcher(limits)
+        service = SchedulerService(bus, instance, self._dispatcher, None, SchedulerMetrics(instance, MODEL))
         self._tasks.append(asyncio.create_task(service.run(self._stop)))
 
     async def _on_beat(self, beat: Beat) -> None:

@@ -24,6 +24,7 @@ class Answer:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish: Finish | None = None
     attempt: int = 0
+    given_up: bool = False
     interruptions: list[str] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -75,6 +76,7 @@ class ScriptedGateway:
         return answer
 
     async def abort(self, answer: Answer) -> None:
+        answer.given_up = True
         await self._bus.publish(AbortRequest.SUBJECT, AbortRequest(request=answer.request, attempt=answer.attempt))
 
     async def _send(self, work: SubmitRequest) -> None:
@@ -88,7 +90,10 @@ class ScriptedGateway:
                 await self._row(row)
             return
         answer, work = self._answers[message.request], self._works[message.request]
-        if message.attempt == answer.attempt and answer.finish is None:
+        if answer.given_up:
+            answer.finish = "aborted"
+            answer.changed.set()
+        elif message.attempt == answer.attempt and answer.finish is None:
             answer.attempt += 1
             answer.interruptions.append(message.reason)
             again = SubmitRequest(

@@ -68,4 +68,4 @@ def wires() -> LoopbackHub:
 
 @pytest.fixture
 def make_transport(wires: LoopbackHub) -> MakeTransport:
-    return lambda instance: LoopbackTransport(wires)
+    return lambda instance: LoopbackTransport(wires, instance)

@@ -4,7 +4,9 @@ from services.gateway.topology import Topology
 from shared.messages.instances import Beat, Capacity, Link
 from shared.specs.ids import InstanceId
 
-PREFILL = Beat(instance=InstanceId("prefill-1"), role="prefill", number=1, model="m", capacity=Capacity(max_model_tokens=64))
+PREFILL = Beat(
+    instance=InstanceId("prefill-1"), role="prefill", number=1, model="m", capacity=Capacity(max_model_tokens=64)
+)
 DECODE = Beat(
     instance=InstanceId("decode-1"),
     role="decode",

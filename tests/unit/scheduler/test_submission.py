@@ -229,6 +229,21 @@ def test_an_abort_lets_go_of_kv_that_no_decode_instance_took():
     assert world.is_empty
 
 
+def test_an_abort_lets_go_of_kv_that_a_decode_instance_was_just_asked_to_take():
+    world = World()
+    world.pair()
+    world.prefilling("r")
+    world.kv_computed("r")
+    assert of(ReleaseKv, world.abort("r")) == [ReleaseKv(source=P1, request=R, attempt=0)]
+
+
+def test_an_abort_leaves_the_kv_of_a_running_request_to_its_decode_instance():
+    world = World()
+    world.pair()
+    world.decoding("r")
+    assert world.abort("r") == [Forget(request=R, attempt=0)]
+
+
 def test_an_abort_of_an_older_attempt_changes_nothing():
     world = World()
     world.pair()
@@ -241,7 +256,7 @@ def test_a_start_that_succeeds_after_the_abort_is_aborted_again():
     world = World()
     world.pair()
     world.submit("r")
-    assert world.abort("r") == [Forget(request=R, attempt=0)]
+    world.abort("r")
     assert world.answer("prefill-1", "r", "started") == [Abort(request=R, attempt=0)]
 
 
