@@ -6,6 +6,7 @@ import pytest
 
 from shared.bus import Bus
 from shared.bus.memory import MemoryBus
+from shared.bus.nats import NatsBus
 from shared.engine.pieces import Draw, Piece
 from shared.engine.settings import EngineSettings
 from shared.engine.step import Engine
@@ -14,6 +15,10 @@ from shared.specs.sampling import Sampling
 from shared.transport.loopback import LoopbackHub, LoopbackTransport
 from tests.cluster import Connect, MakeTransport
 from tests.models import make_model
+from tests.nats_server import NatsServer, nats_server
+from tests.recorded_spans import recorded_spans
+
+__all__ = ["nats_server", "recorded_spans"]
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +74,13 @@ def wires() -> LoopbackHub:
 @pytest.fixture
 def make_transport(wires: LoopbackHub) -> MakeTransport:
     return lambda instance: LoopbackTransport(wires, instance)
+
+
+@pytest.fixture
+async def connect_nats(nats_server: NatsServer) -> AsyncIterator[Connect]:
+    async with AsyncExitStack() as connections:
+
+        async def open_connection(name: str) -> Bus:
+            return await connections.enter_async_context(await NatsBus.connect(nats_server.url, name=name, role="test"))
+
+        yield open_connection
