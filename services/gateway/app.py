@@ -2,15 +2,12 @@
 
 import time
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.routing import Route
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from services.gateway.body import BodyReader
-from services.gateway.boundary import Boundary, handle_exception
+from services.gateway.boundary import Boundary
 from services.gateway.config import GatewayConfig
-from services.gateway.errors import ApiError
 from services.gateway.generation import ChatCompletions, Completions, Generation
 from services.gateway.model import ServedModel
 from services.gateway.prompts import Prompts
@@ -26,11 +23,10 @@ def build_app(config: GatewayConfig, service: GatewayService, model: ServedModel
         model=model,
         prompts=prompts,
         body=body,
-        send_seconds=config.send_seconds,
-        keep_alive_seconds=config.keep_alive_seconds,
+        pace=config.pace,
     )
     routes = Routes(service=service, model=model, prompts=prompts, body=body, started_at=int(time.time()))
-    app = Starlette(
+    router = Router(
         routes=[
             Route("/v1/chat/completions", ChatCompletions(generation), methods=["POST"]),
             Route("/v1/completions", Completions(generation), methods=["POST"]),
@@ -45,7 +41,6 @@ def build_app(config: GatewayConfig, service: GatewayService, model: ServedModel
             Route("/version", routes.version),
             Route("/openapi.json", routes.openapi),
         ],
-        exception_handlers={ApiError: handle_exception, HTTPException: handle_exception, Exception: handle_exception},
+        redirect_slashes=False,
     )
-    app.router.redirect_slashes = False
-    return Boundary(app, config.api_keys, service.metrics)
+    return Boundary(router, config.api_keys, service.metrics)

@@ -1,5 +1,6 @@
 """The outermost layer: request ids, API keys, the root span, and what becomes of an exception."""
 
+import asyncio
 import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,6 @@ import structlog
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -43,6 +43,7 @@ class Boundary:
         call = f"{given}.{secrets.token_hex(4)}" if given else secrets.token_hex(16)
         request_id = given or call
         scope.setdefault("state", {})["call"] = call
+        scope["app"] = self  # then Starlette's router raises its 404 and 405 instead of answering in plain text
         status = 0  # nothing was sent
 
         async def send_with_id(message: Message) -> None:
@@ -54,7 +55,7 @@ class Boundary:
 
         self._metrics.in_flight.inc()
         try:
-            with structlog.contextvars.bound_contextvars(request_id=request_id), _root_span(scope, headers) as span:
+            with structlog.contextvars.bound_contextvars(request_id=call), _root_span(scope, headers) as span:
                 try:
                     if not self._may_pass(scope["path"], headers):
                         raise wrong_key()
@@ -64,7 +65,7 @@ class Boundary:
                     if status == 0:
                         await response(scope, receive, send_with_id)
                     else:
-                        _cut(scope)
+                        await _cut(scope)
                 span.set_attribute(traces.HTTP_STATUS, status)
                 if status >= 500:
                     span.set_status(StatusCode.ERROR)
@@ -122,13 +123,9 @@ def _route(path: str) -> str:
     return path if path in TRACED_PATHS or path in OTHER_PATHS else "other"
 
 
-def _cut(scope: Scope) -> None:
+async def _cut(scope: Scope) -> None:
     """Drop the connection: a response that was begun and cannot be finished must not look complete."""
     cut: Callable[[], Any] | None = scope["state"].get("cut_connection")
     if cut is not None:
         cut()
-
-
-async def handle_exception(request: Request, error: Exception) -> Response:
-    """For Starlette, which would otherwise answer its own exceptions in plain text."""
-    return error_response(error)
+        await asyncio.sleep(0)  # for uvicorn to hear of it, or it takes the response for forgotten

@@ -22,7 +22,7 @@ class ApiError(Exception):
         retry_after_seconds: float = 0.0,
     ) -> None:
         super().__init__(message)
-        self.status = status
+        self.status = int(status)
         self.message = message
         self.kind = kind
         self.param = param

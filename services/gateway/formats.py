@@ -8,6 +8,7 @@ import time
 from typing import Any, Protocol
 
 from services.gateway.answer import Answer, Choice, Usage
+from services.gateway.spans import Operation
 from services.gateway.text import Piece, ScoredToken
 from services.gateway.tokenizer import Tokenizer
 from shared.messages.tokens import Finish
@@ -19,6 +20,8 @@ Parts = list[tuple[Choice, list[Piece]]]
 
 class Form(Protocol):
     """How one of the two routes writes its answers."""
+
+    operation: Operation
 
     def opening(self, choice: Choice) -> bytes:
         """The event before a choice's first text; may be empty."""
@@ -50,6 +53,8 @@ class _Chunks:
 
 
 class ChatForm:
+    operation: Operation = "chat"
+
     def __init__(self, call: str, model: str, tokenizer: Tokenizer, include_usage: bool) -> None:
         self._tokenizer = tokenizer
         self._chunks = _Chunks(call, "chat.completion.chunk", model, include_usage)
@@ -89,6 +94,8 @@ class ChatForm:
 
 
 class CompletionForm:
+    operation: Operation = "text_completion"
+
     def __init__(self, call: str, model: str, tokenizer: Tokenizer, include_usage: bool) -> None:
         self._tokenizer = tokenizer
         self._chunks = _Chunks(call, "text_completion", model, include_usage)

@@ -8,6 +8,7 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from services.gateway import spans
 from services.gateway.answer import Answer
 from services.gateway.body import BodyReader
 from services.gateway.errors import unknown_model
@@ -16,7 +17,7 @@ from services.gateway.model import ServedModel
 from services.gateway.openai import Options, read_chat, read_completion
 from services.gateway.prompts import DEFAULT_COMPLETION_TOKENS, Prompts
 from services.gateway.service import GatewayService
-from services.gateway.stream import EventStream, collect, given_up_when_client_leaves
+from services.gateway.stream import EventStream, Pace, collect, given_up_when_client_leaves
 
 log = structlog.get_logger()
 
@@ -29,8 +30,7 @@ class Generation:
     model: ServedModel
     prompts: Prompts
     body: BodyReader
-    send_seconds: float
-    keep_alive_seconds: float
+    pace: Pace
 
     def check(self, options: Options) -> None:
         if options.model != self.model.name:
@@ -48,19 +48,20 @@ class Generation:
     ) -> None:
         scope, receive, send = connection
         answer = Answer(self.service, self.model, options, scope["state"]["call"], scope["state"]["arrived_at"])
-        async with given_up_when_client_leaves(answer, receive):
-            answer.begin(prompts, max_tokens)
-            await answer.taken()
-            self.service.metrics.overhead_seconds.observe(time.monotonic() - scope["state"]["arrived_at"])
-            if options.stream:
-                inter_token_seconds = self.service.metrics.inter_token_seconds
-                stream = EventStream(
-                    send, self.send_seconds, self.keep_alive_seconds, options.include_usage, inter_token_seconds
-                )
-                await stream.write(answer, form)
-            else:
-                body = await collect(answer, form)
-                await Response(body, media_type="application/json")(scope, receive, send)
+        spans.describe_request(form.operation, options, scope["state"]["call"])
+        try:
+            async with given_up_when_client_leaves(answer, receive):
+                answer.begin(prompts, max_tokens)
+                await answer.taken()
+                self.service.metrics.overhead_seconds.observe(time.monotonic() - scope["state"]["arrived_at"])
+                if options.stream:
+                    gaps = self.service.metrics.inter_token_seconds
+                    await EventStream(send, self.pace, gaps, options.include_usage).write(answer, form)
+                else:
+                    body = await collect(answer, form)
+                    await Response(body, media_type="application/json")(scope, receive, send)
+        finally:
+            spans.describe_answer(answer, scope["state"]["arrived_at"])
 
 
 @dataclass(frozen=True, slots=True)

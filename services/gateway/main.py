@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import Awaitable
 
@@ -13,7 +12,7 @@ from services.gateway.app import build_app
 from services.gateway.config import GatewayConfig
 from services.gateway.errors import unavailable
 from services.gateway.model import load_model
-from services.gateway.server import GatewayServer
+from services.gateway.server import GatewayServer, listen
 from services.gateway.service import GatewayService
 from shared import telemetry
 from shared.bus.heart import Heart
@@ -92,14 +91,6 @@ async def first_of(*awaitables: Awaitable[object], timeout_seconds: float | None
     await asyncio.wait(waiting, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
     for task in waiting:
         task.cancel()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise BadSetting(f"cannot listen on DISTSERVE_HOST={host} DISTSERVE_PORT={port}: {error.strerror}") from None
 
 
 def main() -> None:

@@ -24,7 +24,6 @@ FILES = (
     "chat_template.jinja",
 )
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-CHARS_PER_TOKEN = 64  # bounds what a chat template may write: no prompt of so many characters fits the window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +56,7 @@ def load_model(model: str, name: str) -> ServedModel:
     return ServedModel(
         name=name,
         tokenizer=tokenizer,
-        template=_template(folder, special_tokens, spec.max_positions * CHARS_PER_TOKEN),
+        template=_template(folder, special_tokens, spec.max_positions * tokenizer.longest_chars),
         stop_token_ids=tuple(sorted({*spec.eos_token_ids, *(() if end is None else (end,))})),
         most_tokens=spec.max_positions,
         vocabulary=spec.vocab_size,

@@ -57,6 +57,9 @@ class Prompts:
         return wanted or min(left, default or left)
 
     async def _encode(self, text: str, param: str, special_tokens: bool) -> tuple[int, ...]:
+        at_least = len(text) // self._model.tokenizer.longest_chars
+        if at_least > self.window:  # no need to find out by how much
+            raise context_too_long(self.window, at_least, 1, param)
         tokens = tuple(await self._model.tokenizer.encode(text, special_tokens))
         if not tokens:
             raise bad_value(param, f"'{param}' is empty: there is nothing to go on from")

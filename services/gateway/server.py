@@ -1,6 +1,7 @@
 """uvicorn as this gateway runs it: bounds on what comes before a body, errors in OpenAI's form, signals left to us."""
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,9 +10,11 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.gateway.errors import ApiError
+from shared.specs.settings import BadSetting
 
 MOST_HEADER_BYTES = 64 << 10
 HEADER_SECONDS = 10.0
+BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75  # longer than the usual 60 of a proxy's pool, so that it is never us who closes first
 
 
@@ -73,6 +76,21 @@ class GatewayProtocol(HttpToolsProtocol):
             self._head_deadline = None
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; BadSetting if it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio switches Nagle's algorithm off only where it sees TCP named; with it, every small write waits for an ack
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise BadSetting(f"cannot listen on DISTSERVE_HOST={host} DISTSERVE_PORT={port}: {error.strerror}") from None
+    return listener
+
+
 class GatewayServer(uvicorn.Server):
     """Told to end by `should_exit` alone; then it waits for running responses as long as its caller lets it."""
 
@@ -86,6 +104,7 @@ class GatewayServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
             )
         )

@@ -184,7 +184,7 @@ class GatewayService:
                 SubmitRequest.SUBJECT, work, Accepted, Refused, timeout_seconds=ANSWER_SECONDS
             )
         except (BusError, MalformedMessage) as error:
-            log.warning("submit_unanswered", request=work.request, attempt=work.attempt, error=str(error))
+            log.warning("submit_unanswered", request_id=work.request, attempt=work.attempt, error=str(error))
             answer = Unanswered(work.attempt)
         self.feed(live, answer)
 
@@ -208,7 +208,7 @@ class GatewayService:
         )
         if ended.taken:
             self._spawn(self._publish(RequestEnded.SUBJECT, message), live.context)
-        live.context.run(self._note_end, message, time.monotonic() - live.arrived_at)
+        live.context.copy().run(self._note_end, message, time.monotonic() - live.arrived_at)
 
     def _note_end(self, ended: RequestEnded, total_seconds: float) -> None:
         self.metrics.request_ended(
@@ -221,7 +221,8 @@ class GatewayService:
         )
         log.info(
             "request_ended",
-            request=ended.request,
+            request_id=ended.request,
+            model=self._model,
             outcome=ended.outcome,
             attempts=ended.attempt + 1,
             prompt_tokens=ended.prompt_tokens,
@@ -243,4 +244,9 @@ class GatewayService:
     def _spawn(self, work: Coroutine[Any, Any, None], context: contextvars.Context) -> None:
         task = asyncio.create_task(work, context=context)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._settle)
+
+    def _settle(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("gateway_task_failed", exc_info=task.exception())

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from prometheus_client import Histogram
 from starlette.types import Receive, Send
@@ -56,19 +57,21 @@ async def collect(answer: Answer, form: Form) -> bytes:
         await answer.wait()
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    send_seconds: float  # for a client to take what is sent
+    keep_alive_seconds: float  # a comment is sent on a stream that was quiet for so long
+
+
 class EventStream:
     """Writes an answer's text as it comes: what waits for the client goes out in one write.
 
-    A client that does not read stops the writing, never the taking in of tokens. After `send_seconds` it is given up.
+    A client that does not read stops the writing, never the taking in of tokens; after a while it is given up.
     """
 
-    def __init__(
-        self, send: Send, send_seconds: float, keep_alive_seconds: float, include_usage: bool, gaps: Histogram
-    ) -> None:
+    def __init__(self, send: Send, pace: Pace, gaps: Histogram, include_usage: bool) -> None:
         """`gaps` observes the seconds between two writes of text."""
-        self._send, self._send_seconds, self._keep_alive_seconds = send, send_seconds, keep_alive_seconds
-        self._include_usage = include_usage
-        self._gaps = gaps
+        self._send, self._pace, self._gaps, self._include_usage = send, pace, gaps, include_usage
         self._text_at: float | None = None
 
     async def write(self, answer: Answer, form: Form) -> None:
@@ -98,7 +101,7 @@ class EventStream:
     async def _pause(self, answer: Answer) -> bytes:
         """Wait for news; a comment to be written if there were none for long."""
         try:
-            async with asyncio.timeout(self._keep_alive_seconds):
+            async with asyncio.timeout(self._pace.keep_alive_seconds):
                 await answer.wait()
         except TimeoutError:
             return KEEP_ALIVE
@@ -106,7 +109,7 @@ class EventStream:
 
     async def _write(self, answer: Answer, data: bytes, last: bool = False) -> None:
         try:
-            async with asyncio.timeout(self._send_seconds):
+            async with asyncio.timeout(self._pace.send_seconds):
                 await self._send({"type": "http.response.body", "body": data, "more_body": not last})
         except TimeoutError:
             answer.give_up(client_too_slow(), "aborted")

@@ -23,6 +23,7 @@ class Tokenizer:
         self._tokenizer.no_truncation()  # some models' files ask for it, and would cut prompts silently
         self._tokenizer.no_padding()
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenize")
+        self.longest_chars = max(len(piece) for piece in self._tokenizer.get_vocab())  # of one token
         decoder = self._tokenizer.decoder
         self._byte_level = decoder is not None and "ByteLevel" in decoder.__getstate__().decode()
         self.token_bytes = lru_cache(maxsize=65536)(self._token_bytes)
