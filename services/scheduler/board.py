@@ -115,11 +115,11 @@ class Board:
     # -- endings ------------------------------------------------------------------------------------------------------
 
     def drop(self, live: Live) -> list[Effect]:
-        """It has ended: whoever works on it knows. KV that waits for a decode instance is let go."""
+        """It has ended: whoever works on it knows. KV that no decode instance has taken is let go."""
         self.leave(live)
         del self.live[live.request]
         effects: list[Effect] = [Forget(request=live.request, attempt=live.attempt)]
-        if live.stage == "kv_waiting":
+        if live.source != NOBODY and not live.started:
             effects.append(ReleaseKv(source=live.source, request=live.request, attempt=live.attempt))
         return effects
 

@@ -155,8 +155,8 @@ class Dispatcher:
         live = self._board.live.get(event.request)
         if live is None or live.attempt > event.attempt:
             return []
-        waits_here = live.stage in ("queued", "kv_waiting")
-        return (tell(live, "aborted while it waited") if waits_here else []) + self._board.drop(live)
+        told = [] if live.started else tell(live, "aborted before an instance had it")
+        return told + self._board.drop(live)
 
     # -- from the instances -------------------------------------------------------------------------------------------
 

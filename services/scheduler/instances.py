@@ -152,9 +152,14 @@ class Fleet:
     def partners(self, source: InstanceId, tokens: int = 0) -> list[Instance]:
         """Decode instances that may pull KV from `source` and can hold a sequence of `tokens`, full ones included."""
         prefill = self._instances.get(source)
-        if prefill is None:
-            return []
-        return [d for d in self._instances.values() if _can_pull(d, prefill) and d.capacity.max_model_tokens >= tokens]
+        return list(self._partners(prefill, tokens)) if prefill is not None else []
+
+    def _partners(self, prefill: Instance, tokens: int) -> Iterator[Instance]:
+        for decode in self._instances.values():
+            if decode.role == "decode" and decode.takes_work and decode.capacity.max_model_tokens >= tokens:
+                same = decode.model == prefill.model and decode.kv_format == prefill.kv_format
+                if same and prefill.id in decode.linked:
+                    yield decode
 
     def prefills(self, model: str, tokens: int = 0) -> list[Instance]:
         """Prefill instances that can take a sequence which may grow to `tokens`, and have somewhere to hand it on."""
@@ -162,7 +167,7 @@ class Fleet:
             p
             for p in self._instances.values()
             if p.role == "prefill" and p.takes_work and p.model == model and p.capacity.max_model_tokens >= tokens
-            if self.partners(p.id, tokens)
+            if any(self._partners(p, tokens))
         ]
 
     def colocated(self, model: str, tokens: int = 0) -> list[Instance]:
@@ -196,8 +201,3 @@ class Fleet:
 def _least_loaded(decodes: list[Instance], live: Live) -> Instance | None:
     roomy = (d for d in decodes if d.decode_has_room(live))
     return min(roomy, key=lambda d: d.decode_rank, default=None)
-
-
-def _can_pull(decode: Instance, prefill: Instance) -> bool:
-    same = decode.model == prefill.model and decode.kv_format == prefill.kv_format
-    return decode.role == "decode" and decode.takes_work and same and prefill.id in decode.linked

@@ -8,7 +8,7 @@ class Limits:
     queue_requests: int = 1024  # that may wait here for an instance
     queue_tokens: int = 1_000_000  # context tokens of those
     settle_seconds: float = 1.2  # after the start: by then every instance has been heard
-    instance_lost_seconds: float = 3.0  # without a beat
+    instance_lost_seconds: float = 3.5  # without a beat: three were due
     gateway_lost_seconds: float = 5.0
     asleep_seconds: float = 1.0  # between two ticks: then the silence of others proves nothing
     unlisted_seconds: float = 3.0  # a request that its holder's beats do not list for so long is gone

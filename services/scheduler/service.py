@@ -28,6 +28,7 @@ from shared.messages.instances import Beat, Load
 from shared.messages.requests import AbortRequest, Accepted, Refused, RequestEnded, SubmitRequest
 from shared.specs.ids import InstanceId, RequestId
 from shared.telemetry.metrics import SchedulerMetrics
+from shared.worker.lifecycle import stop_with
 
 QUEUE_GROUP = "scheduler"
 TICK_SECONDS = 0.25
@@ -58,7 +59,7 @@ class SchedulerService:
             self.feed(Ticked(now=time.monotonic()))
             subscriptions = await self._listen()
             async with asyncio.TaskGroup() as tasks:
-                loops = (self._performer.publish_all(), self._tick(), self._heart.run(), self._stop_with_bus(stop))
+                loops = (self._performer.publish_all(), self._tick(), self._heart.run(), stop_with(self._bus, stop))
                 running = [tasks.create_task(loop) for loop in loops]
                 await stop.wait()
                 await self._hand_over(subscriptions)
@@ -94,7 +95,7 @@ class SchedulerService:
             await bus.subscribe(RequestEnded.SUBJECT, self._on_ended, RequestEnded),
             await bus.subscribe(AbortRequest.SUBJECT, self._on_abort, AbortRequest),
             await bus.subscribe(KvExpired.SUBJECT, self._on_kv_expired, KvExpired),
-            await bus.subscribe(KvReady.SUBJECT, self._on_kv_ready, KvReady),
+            await bus.subscribe(KvReady.SUBJECT, self._on_kv_ready, KvReady, queue=QUEUE_GROUP),
             await bus.subscribe(SubmitRequest.SUBJECT, self._on_submit, SubmitRequest, queue=QUEUE_GROUP),
         ]
 
@@ -186,7 +187,10 @@ class SchedulerService:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             if self._bus.connected:
+                was_settled = self._dispatcher.settled
                 self.feed(Ticked(now=time.monotonic()))
+                if self._dispatcher.settled and not was_settled:
+                    self._heart.changed()
             self._metrics.queued.set(self._dispatcher.board.queue.requests)
             self._metrics.instances.clear()
             for (role, state), count in Counter((i.role, i.state) for i in self._dispatcher.board.fleet).items():
@@ -199,10 +203,6 @@ class SchedulerService:
         return Beat(instance=self._instance, role="scheduler", number=number, ready=ready, load=load)
 
     # -- the end ------------------------------------------------------------------------------------------------------
-
-    async def _stop_with_bus(self, stop: asyncio.Event) -> None:
-        await self._bus.closed.wait()
-        stop.set()
 
     async def _hand_over(self, subscriptions: list[Subscription]) -> None:
         async with asyncio.TaskGroup() as drains:

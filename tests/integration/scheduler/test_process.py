@@ -1,0 +1,93 @@
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from services.scheduler.dispatcher import Dispatcher
+from services.scheduler.journal import journal_files, replay
+from services.scheduler.service import SchedulerService
+from shared.bus.nats import NatsBus
+from shared.messages.instances import Beat
+from shared.messages.requests import Accepted
+from shared.specs.ids import InstanceId, RequestId
+from shared.telemetry.metrics import SchedulerMetrics
+from tests.integration.scheduler.conftest import LIMITS
+from tests.integration.scheduler.scripted import Cast, work
+from tests.nats_server import NatsServer
+
+COMMAND = (sys.executable, "-m", "services.scheduler.main")
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[NatsServer]:
+    server = NatsServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_the_process_beats_serves_and_ends_when_it_is_told_to(nats_server: NatsServer, tmp_path: Path):
+    beats: asyncio.Queue[Beat] = asyncio.Queue()
+    async with await NatsBus.connect(nats_server.url, name="test", role="gateway") as bus:
+        await bus.subscribe(Beat.SUBJECT.format(role="scheduler", instance="*"), beats.put, Beat)
+        variables = {"NATS_URL": nats_server.url, "DISTSERVE_JOURNAL_DIR": str(tmp_path / "journal")}
+        process = await asyncio.create_subprocess_exec(*COMMAND, env=variables, stderr=subprocess.PIPE)
+        beat = await asyncio.wait_for(beats.get(), 15)
+        assert beat.role == "scheduler"
+        cast = Cast(lambda name: NatsBus.connect(nats_server.url, name=name, role="gateway"))
+        gateway = await cast.gateway()
+        assert isinstance(await gateway.submit(work("r")), Accepted)
+        process.send_signal(signal.SIGTERM)
+        interrupted = await asyncio.wait_for(gateway.interrupted.get(), 5)
+        assert interrupted.request == "r"
+        _, errors = await asyncio.wait_for(process.communicate(), 5)
+        gateway.die()
+        await gateway.bus.close()
+    assert process.returncode == 0, errors.decode()
+    (file,) = journal_files(tmp_path / "journal")
+    assert not replay(file).board.live
+
+
+def test_without_a_server_the_process_says_so_and_ends():
+    ended = subprocess.run(COMMAND, env={"NATS_URL": "nats://127.0.0.1:9"}, capture_output=True, text=True, timeout=15)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("scheduler: cannot connect to NATS at nats://127.0.0.1:9")
+
+
+def test_a_setting_that_cannot_be_right_is_named():
+    ended = subprocess.run(
+        COMMAND, env={"DISTSERVE_QUEUE_REQUESTS": "none"}, capture_output=True, text=True, timeout=15
+    )
+    assert ended.returncode == 1
+    assert "DISTSERVE_QUEUE_REQUESTS" in ended.stderr
+
+
+async def test_nobody_counts_as_lost_because_the_bus_was_away(own_server: NatsServer):
+    """The server is away for longer than an instance may be silent."""
+    cast = Cast(lambda name: NatsBus.connect(own_server.url, name=name, role="gateway"))
+    gateway, prefill, decode = await cast.gateway(), await cast.prefill(), await cast.decode()
+    bus = await NatsBus.connect(own_server.url, name="scheduler-1", role="scheduler")
+    dispatcher, stop = Dispatcher(replace(LIMITS, instance_lost_seconds=0.8)), asyncio.Event()
+    metrics = SchedulerMetrics(InstanceId("scheduler-1"), "tiny")
+    serving = asyncio.create_task(SchedulerService(bus, InstanceId("scheduler-1"), dispatcher, None, metrics).run(stop))
+    while not dispatcher.board.fleet.serves("tiny"):  # noqa: ASYNC110  whatever comes over the bus may change it
+        await asyncio.sleep(0.01)
+    await gateway.submit(work("r"))
+    await prefill.started.get()
+    before = dispatcher.board.live[RequestId("r")]
+    await own_server.restart(down_seconds=1.2)
+    assert dispatcher.board.live[RequestId("r")] is before
+    await prefill.say_kv_ready(work("r"))
+    assert (await asyncio.wait_for(decode.started.get(), 5)).work == work("r")
+    assert gateway.interrupted.empty()
+    stop.set()
+    await serving
+    for part in cast.parts:
+        part.die()
+        await part.bus.close()
+    await bus.close()
