@@ -14,7 +14,7 @@ from services.scheduler.events import BeatHeard, Ended, Event, KvComputed, SendD
 from services.scheduler.limits import Limits
 from services.scheduler.plain import tagged, to_json
 from shared.messages.instances import Capacity, Load
-from shared.specs.ids import InstanceId, RequestId
+from shared.specs.ids import InstanceId, RequestId, Role
 
 PREFILLS = tuple(InstanceId(f"prefill-{number}") for number in range(8))
 DECODES = tuple(InstanceId(f"decode-{number}") for number in range(8))
@@ -105,7 +105,8 @@ class Bench:
     def beat(self, now: float) -> None:
         self._beats += 1
         self.step(BeatHeard(now=now, instance=GATEWAY, role="gateway", number=self._beats))
-        for role, instances in (("prefill", PREFILLS), ("decode", DECODES)):
+        roles: tuple[tuple[Role, tuple[InstanceId, ...]], ...] = (("prefill", PREFILLS), ("decode", DECODES))
+        for role, instances in roles:
             for instance in instances:
                 held = tuple((request, 0) for request, at in self._sent_to.items() if at == instance)
                 self.step(
