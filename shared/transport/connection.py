@@ -45,7 +45,7 @@ class Endpoint:
     def raise_if_lost(self) -> None:
         """MessageFailed, saying why, if this endpoint is of no use any more."""
         if self._cut_because:
-            raise MessageFailed(self._cut_because)
+            raise MessageFailed(f"the connection was cut: {self._cut_because}")
         try:
             self._handle.raise_on_error()
         except self._api.UCXError as error:
@@ -113,14 +113,16 @@ class Lane(Endpoint):
     async def give_up(self, messages: Collection[Message], cause: str) -> None:
         """End these, and nothing else if the peer has not begun to send them."""
         await self._worker.withdraw(messages)
-        _, unended = await asyncio.wait(messages, timeout=WITHDRAW_SECONDS)
+        unended = [message for message in messages if not message.done()]
+        if unended:
+            _, unended = await asyncio.wait(unended, timeout=WITHDRAW_SECONDS)
         if unended:
             await self.cut(cause)
 
     async def _end(self) -> None:
         """On return nothing writes into any buffer."""
         self._handle.remove_close_callback()
-        await self._worker.withdraw(self._in_flight)
+        await self._worker.withdraw(list(self._in_flight))
         await super()._end()
         await self._worker.close()
         self._handle = None  # it would keep the worker's sockets open, and the peer waiting for the end of its sends

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Any, Protocol
@@ -12,9 +12,7 @@ from shared.transport.interface import TransferFailed
 from shared.transport.pieces import SizesDisagree
 
 MOST_IN_FLIGHT = 64  # posting more at once would hold up the event loop, and ucxx runs out of prepared futures
-SETTLE_SECONDS = (
-    0.25  # what an abandoned transfer gets to end by itself before all of its peer's transfers are cut with it
-)
+SETTLE_SECONDS = 0.25  # what a cancelled transfer gets to end by itself, before all others of its link are cut with it
 
 Message = asyncio.Future[None]
 
@@ -32,33 +30,34 @@ class Link(Protocol):
 
 
 class Transfer:
-    """Draws its messages from `posts`: drawing one posts it."""
+    """Draws its messages from `posts` (drawing one posts it), a new one whenever one has ended."""
 
     def __init__(self, link: Link, peer: InstanceId, posts: Iterator[Message], size: int) -> None:
         self._link, self._peer, self._posts, self._size = link, peer, posts, size
-        self._in_flight: list[Message] = []
+        self._in_flight: set[Message] = set()
+        self._head: Message | None = None
+        self._first, self._last = asyncio.Event(), asyncio.Event()
+        self._failure: MessageFailed | None = None
+        self._given_up = False
         self.first_ended_at = self.last_ended_at = 0.0  # time.perf_counter()
 
-    def post(self) -> None:
-        """Post as many of the messages as may be in flight."""
-        posted = list(islice(self._posts, MOST_IN_FLIGHT - len(self._in_flight)))
-        for message in posted:
-            message.add_done_callback(self._note_end)
-        self._in_flight += posted
+    def start(self) -> None:
+        """Post as many of the messages as may be in flight. MessageFailed."""
+        for message in islice(self._posts, MOST_IN_FLIGHT - len(self._in_flight)):
+            self._head = self._head or message
+            self._in_flight.add(message)
+            message.add_done_callback(self._on_end)
 
     async def first(self) -> None:
-        """Wait for the first message. MessageFailed."""
-        await _ended(self._in_flight[:1])
+        """Wait until the first message has ended well; MessageFailed if it cannot. Others may have failed since."""
+        await self._first.wait()
+        if not self.first_ended_at:
+            self._raise_failure()
 
     async def all(self) -> None:
-        """Post and wait for all of them; MessageFailed as soon as one failed. Cancelled, it leaves them as they are."""
-        self.post()
-        while self._in_flight:
-            oldest = self._in_flight[: MOST_IN_FLIGHT // 2]
-            await _ended(oldest)
-            del self._in_flight[: len(oldest)]
-            self.post()
-            await asyncio.sleep(0)  # also when there was nothing to wait for
+        """Wait until all have ended. MessageFailed as soon as one has failed."""
+        await self._last.wait()
+        self._raise_failure()
 
     @asynccontextmanager
     async def guarded(self, timeout_seconds: float) -> AsyncIterator[None]:
@@ -77,12 +76,36 @@ class Transfer:
         except Exception as error:
             if deadline.expired():
                 raise await self._failed(f"not done after {timeout_seconds} s") from error
-            await uninterrupted(self._link.give_up(self._in_flight, f"the peer was not asked: {error}"))
+            self._given_up = True
+            await uninterrupted(self._link.give_up(list(self._in_flight), f"the peer was not asked: {error}"))
             raise
 
-    def _note_end(self, message: Message) -> None:
+    def _on_end(self, message: Message) -> None:
+        self._in_flight.discard(message)
+        error = message.exception()
+        if error is not None:
+            self._fail(MessageFailed(str(error)))
+        if self._failure is not None or self._given_up:
+            return
         self.last_ended_at = time.perf_counter()
-        self.first_ended_at = self.first_ended_at or self.last_ended_at
+        if message is self._head:
+            self.first_ended_at = self.last_ended_at
+            self._first.set()
+        try:
+            self.start()
+        except MessageFailed as lost:
+            self._fail(lost)
+        if not self._in_flight:
+            self._last.set()
+
+    def _fail(self, failure: MessageFailed) -> None:
+        self._failure = self._failure or failure
+        self._first.set()
+        self._last.set()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _cause_of(self, error: MessageFailed) -> str:
         try:
@@ -92,6 +115,7 @@ class Transfer:
         return str(error)
 
     async def _failed(self, cause: str, *, retryable: bool = True) -> TransferFailed:
+        self._given_up = True
         await uninterrupted(self._link.cut(cause))
         return TransferFailed(self._peer, cause, retryable=retryable, size=self._size)
 
@@ -102,14 +126,6 @@ class Transfer:
                 await self.all()
         except (TimeoutError, MessageFailed):
             await self._link.cut("a transfer on it was cancelled")
-
-
-async def _ended(messages: Iterable[Message]) -> None:
-    done, _ = await asyncio.wait(messages, return_when=asyncio.FIRST_EXCEPTION)
-    for message in done:
-        error = message.exception()
-        if error is not None:
-            raise MessageFailed(str(error)) from error
 
 
 async def uninterrupted(work: asyncio.Task[None] | Coroutine[Any, Any, None]) -> None:

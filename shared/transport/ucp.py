@@ -1,7 +1,7 @@
 """Which transports UCX has opened to a peer: asked of UCX itself, since ucxx does not say."""
 
 import ctypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -10,8 +10,9 @@ _MOST_LANES = 16
 
 # From the most to the least likely to be given the bulk. Names that are not here (RDMA) come before all of them.
 _HOST_ORDER = ("xpmem", "knem", "cma", "posix", "sysv", "tcp")
-_CUDA_ONLY = ("cuda_ipc", "cuda_copy", "gdr_copy")
-_HOST_ONLY = ("xpmem", "knem", "cma", "posix", "sysv")
+_WITHIN_A_PROCESS = ("cuda_copy", "gdr_copy")
+_CUDA_ONLY = (*_WITHIN_A_PROCESS, "cuda_ipc")
+_HOST_ONLY = (*_WITHIN_A_PROCESS, "xpmem", "knem", "cma", "posix", "sysv")
 
 
 class _Transport(ctypes.Structure):  # ucp_transport_entry_t
@@ -52,7 +53,7 @@ def bulk_transport(names: Iterable[str], *, cuda: bool) -> str:
     """
     if cuda and "cuda_ipc" in names:
         return "cuda_ipc"
-    useless: Sequence[str] = _HOST_ONLY if cuda else _CUDA_ONLY
+    useless = _HOST_ONLY if cuda else _CUDA_ONLY
     fit = [name for name in names if name not in useless]
     return min(fit, key=lambda name: _HOST_ORDER.index(name) if name in _HOST_ORDER else -1, default="")
 

@@ -56,7 +56,7 @@ class UcxTransport:
         transfer = Transfer(lane, peer, self._posts(lane.post, number, promised, arrays), size)
         asked = time.perf_counter()
         async with transfer.guarded(timeout_seconds):
-            transfer.post()
+            transfer.start()
             await ask(lane.address, number)
             await transfer.first()
             check_outline(promised, expected)
@@ -77,6 +77,7 @@ class UcxTransport:
         posts = self._posts(connection.post, transfer, promised, arrays)
         sending = Transfer(connection, peer, posts, int(promised[1]))
         async with sending.guarded(timeout_seconds):
+            sending.start()
             await sending.all()
 
     def transport_name(self, peer: InstanceId) -> str:
