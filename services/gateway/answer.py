@@ -83,6 +83,10 @@ class Answer:
         await self._news.wait()
         self._news.clear()
 
+    def wake(self) -> None:
+        """Let `wait` return, though there is nothing new."""
+        self._news.set()
+
     def take(self) -> list[tuple[Choice, Piece]]:
         """What is new since the last call; an empty piece where a choice finished without more text."""
         taken = []

@@ -3,9 +3,8 @@
 import asyncio
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import structlog
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
@@ -15,7 +14,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.errors import ApiError, http_error, internal_error, wrong_key
-from services.gateway.stream import SlowClient
 from shared.telemetry import traces
 from shared.telemetry.metrics import GatewayMetrics
 
@@ -65,7 +63,8 @@ class Boundary:
                     if status == 0:
                         await response(scope, receive, send_with_id)
                     else:
-                        await _cut(scope)
+                        scope["state"]["cut_connection"]()  # it must not look complete
+                        await asyncio.sleep(0)  # for uvicorn to hear of it, or it takes the response for forgotten
                 span.set_attribute(traces.HTTP_STATUS, status)
                 if status >= 500:
                     span.set_status(StatusCode.ERROR)
@@ -89,9 +88,6 @@ def error_response(error: Exception) -> Response:
             log.info("request_refused", status=error.status, code=error.code, message=error.message)
         case HTTPException():
             told = http_error(error.status_code)
-        case SlowClient():
-            told = internal_error()
-            log.warning("slow_client_cut_off")
         case _:
             told = internal_error()
             log.error("request_failed", exc_info=error)
@@ -121,11 +117,3 @@ def _route(path: str) -> str:
     if path.startswith("/v1/models/"):
         return "/v1/models/{model}"
     return path if path in TRACED_PATHS or path in OTHER_PATHS else "other"
-
-
-async def _cut(scope: Scope) -> None:
-    """Drop the connection: a response that was begun and cannot be finished must not look complete."""
-    cut: Callable[[], Any] | None = scope["state"].get("cut_connection")
-    if cut is not None:
-        cut()
-        await asyncio.sleep(0)  # for uvicorn to hear of it, or it takes the response for forgotten

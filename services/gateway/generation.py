@@ -56,7 +56,8 @@ class Generation:
                 self.service.metrics.overhead_seconds.observe(time.monotonic() - scope["state"]["arrived_at"])
                 if options.stream:
                     gaps = self.service.metrics.inter_token_seconds
-                    await EventStream(send, self.pace, gaps, options.include_usage).write(answer, form)
+                    cut = scope["state"]["cut_connection"]
+                    await EventStream(send, cut, self.pace, gaps, options.include_usage).write(answer, form)
                 else:
                     body = await collect(answer, form)
                     await Response(body, media_type="application/json")(scope, receive, send)

@@ -234,8 +234,9 @@ class RequestLife:
             self._misses = 0
             return NONE
         self._misses += 1
-        if self._misses < 2:
-            return (Ask(),) if self._ahead else NONE
+        if self._misses < 2:  # what was running has no reason to be unknown: make sure at once
+            was_running = len(self.tokens) > self._tokens_at_submit
+            return (Ask(),) if was_running or self._ahead else NONE
         self._silence_seconds = min(LONGEST_SILENCE_SECONDS, 2 * self._silence_seconds)
         return self._submit_again(now)
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import structlog
 from prometheus_client import Histogram
 from starlette.types import Receive, Send
 
@@ -14,6 +15,8 @@ from services.gateway.errors import client_left, client_too_slow
 from services.gateway.formats import Form
 from services.gateway.text import Piece
 
+log = structlog.get_logger()
+
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 EVENT_STREAM = [
@@ -21,10 +24,6 @@ EVENT_STREAM = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-
-
-class SlowClient(Exception):
-    """The client did not read for so long that its connection should be cut."""
 
 
 @asynccontextmanager
@@ -66,51 +65,68 @@ class Pace:
 class EventStream:
     """Writes an answer's text as it comes: what waits for the client goes out in one write.
 
-    A client that does not read stops the writing, never the taking in of tokens; after a while it is given up.
+    A client that does not read stops the writing, never the taking in of tokens; after a while its connection is cut.
+    One slow timer sees to that and to the keep-alives: a timeout around every wait and every write would cost as much
+    as all else that is done for a token.
     """
 
-    def __init__(self, send: Send, pace: Pace, gaps: Histogram, include_usage: bool) -> None:
-        """`gaps` observes the seconds between two writes of text."""
-        self._send, self._pace, self._gaps, self._include_usage = send, pace, gaps, include_usage
+    def __init__(self, send: Send, cut: Callable[[], None], pace: Pace, gaps: Histogram, include_usage: bool) -> None:
+        """`cut` drops the connection. `gaps` observes the seconds between two writes of text."""
+        self._send, self._cut, self._pace, self._gaps = send, cut, pace, gaps
+        self._include_usage = include_usage
         self._text_at: float | None = None
+        self._sending_since: float | None = None
+        self._sent_at = time.monotonic()
+        self._quiet = False
 
     async def write(self, answer: Answer, form: Form) -> None:
+        """Until the answer has ended, one way or the other."""
         await self._send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM})
-        data = b"".join(form.opening(choice) for choice in answer.choices)
-        while True:
-            taken = answer.take()
-            if taken:
-                self._observe_gap(time.monotonic())
-            data += b"".join(form.chunk(choice, piece) for choice, piece in taken)
-            if answer.error is not None:
-                await self._write(answer, data + b"data: " + answer.error.body() + b"\n\n" + DONE, last=True)
-                return
-            if answer.done:
-                usage = form.usage(answer.usage()) if self._include_usage else b""
-                await self._write(answer, data + usage + DONE, last=True)
-                return
-            if data:
-                await self._write(answer, data)
-            data = await self._pause(answer)
-
-    def _observe_gap(self, now: float) -> None:
-        if self._text_at is not None:
-            self._gaps.observe(now - self._text_at)
-        self._text_at = now
-
-    async def _pause(self, answer: Answer) -> bytes:
-        """Wait for news; a comment to be written if there were none for long."""
+        looking_after = asyncio.create_task(self._look_after(answer))
         try:
-            async with asyncio.timeout(self._pace.keep_alive_seconds):
+            data = b"".join(form.opening(choice) for choice in answer.choices)
+            while True:
+                data += self._new_text(answer, form)
+                if answer.done or answer.error is not None:
+                    break
+                data = data or (KEEP_ALIVE if self._quiet else b"")
+                if data:
+                    await self._write(data, more=True)
+                    data = b""
                 await answer.wait()
-        except TimeoutError:
-            return KEEP_ALIVE
-        return b""
+            await self._write(data + self._ending(answer, form), more=False)
+        finally:
+            looking_after.cancel()
 
-    async def _write(self, answer: Answer, data: bytes, last: bool = False) -> None:
-        try:
-            async with asyncio.timeout(self._pace.send_seconds):
-                await self._send({"type": "http.response.body", "body": data, "more_body": not last})
-        except TimeoutError:
-            answer.give_up(client_too_slow(), "aborted")
-            raise SlowClient from None
+    def _new_text(self, answer: Answer, form: Form) -> bytes:
+        taken = answer.take()
+        if taken:
+            now = time.monotonic()
+            if self._text_at is not None:
+                self._gaps.observe(now - self._text_at)
+            self._text_at = now
+        return b"".join(form.chunk(choice, piece) for choice, piece in taken)
+
+    def _ending(self, answer: Answer, form: Form) -> bytes:
+        if answer.error is not None:
+            return b"data: " + answer.error.body() + b"\n\n" + DONE
+        return (form.usage(answer.usage()) if self._include_usage else b"") + DONE
+
+    async def _write(self, data: bytes, *, more: bool) -> None:
+        self._sending_since = time.monotonic()
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        self._sending_since, self._sent_at, self._quiet = None, time.monotonic(), False
+
+    async def _look_after(self, answer: Answer) -> None:
+        while True:
+            await asyncio.sleep(min(self._pace.send_seconds, self._pace.keep_alive_seconds) / 4)
+            now = time.monotonic()
+            if self._sending_since is None:
+                if now - self._sent_at >= self._pace.keep_alive_seconds:
+                    self._quiet = True
+                    answer.wake()
+            elif now - self._sending_since >= self._pace.send_seconds:
+                log.warning("slow_client_cut_off", seconds=now - self._sending_since)
+                answer.give_up(client_too_slow(), "aborted")
+                self._cut()
+                return

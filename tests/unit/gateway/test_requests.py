@@ -220,6 +220,13 @@ def test_a_request_that_nobody_knows_twice_in_a_row_is_submitted_again() -> None
     assert scene.step(Asked(0, known=False)) == (Submit(1),)
 
 
+def test_if_it_was_running_the_second_question_comes_at_once() -> None:
+    scene = running()
+    scene.row(0, 100)
+    assert scene.step(Asked(0, known=False)) == (Ask(),)
+    assert scene.step(Asked(0, known=False)) == (Submit(1),)
+
+
 def test_a_request_that_somebody_knows_is_left_alone() -> None:
     scene = running()
     for known in (False, True, False, True):
