@@ -72,7 +72,7 @@ async def answer_link_test(transport: Transport, message: LinkTest, scratch: All
         )
     size = DISTINCT_PIECES * message.piece_bytes
     buffer = scratch(size)
-    _fill(buffer, pattern(message.transfer, size))
+    fill(buffer, pattern(message.transfer, size))
     pieces = _pieces(buffer, message.piece_bytes, message.pieces)
     try:
         await transport.send(message.puller, message.address, message.transfer, pieces, TIMEOUT_SECONDS)
@@ -131,7 +131,7 @@ def _pieces(buffer: Buffer, piece_bytes: int, count: int) -> list[Buffer]:
     return [distinct[index % len(distinct)] for index in range(count)]
 
 
-def _fill(buffer: Buffer, data: np.ndarray) -> None:
+def fill(buffer: Buffer, data: np.ndarray) -> None:
     """Write `data` over the whole buffer; on return the memory holds it."""
     if hasattr(buffer, "__cuda_array_interface__"):
         buffer.copy_(buffer.new_tensor(data))

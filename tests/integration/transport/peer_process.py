@@ -1,4 +1,4 @@
-"""A peer in a process of its own: sends when told to, over one line of JSON each way. `python -m` this module is the peer."""
+"""A peer in a process of its own that sends when told to: lines of JSON both ways. As main module this is the peer."""
 
 import asyncio
 import json
@@ -10,78 +10,94 @@ from typing import Any, Self
 import numpy as np
 
 from shared.specs.ids import InstanceId
-from shared.transport.interface import TransportError
+from shared.transport.interface import Buffer, TransportError
 from shared.transport.ucx import UcxTransport
 
 NAME = InstanceId("prefill-0000beef")
-READY_SECONDS = 20.0
+PULLER = InstanceId("decode-00000001")
+ANSWER_SECONDS = 30.0
 
 
 class PeerProcess:
-    """The parent's side. As a context manager it leaves no process behind."""
+    """The parent's side. As a context manager it leaves no process behind. `device`: "cpu", or the number of a GPU."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
         self.name = NAME
         self.address = b""
+        self._device = device
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", __name__, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            *(sys.executable, "-m", __name__, self._device),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
         )
-        self.address = bytes.fromhex(await self._answer())
+        self.address = bytes.fromhex(await self.outcome())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._process is not None and self._process.stdin is not None
+        assert self._process is not None
+        assert self._process.stdin is not None
         if self._process.returncode is None:
             self.signal(signal.SIGCONT)
             self._process.stdin.close()
-        await asyncio.wait_for(self._process.wait(), READY_SECONDS)
+        await asyncio.wait_for(self._process.wait(), ANSWER_SECONDS)
 
-    async def tell_to_send(self, address: bytes, transfer: int, pieces: int, piece_bytes: int) -> None:
-        """It sends `pieces` times the same memory, whose byte i is i % 251 + 1. Does not wait for the end."""
-        assert self._process is not None and self._process.stdin is not None
-        order = {"address": address.hex(), "transfer": transfer, "pieces": pieces, "piece_bytes": piece_bytes}
+    async def tell_to_send(
+        self, address: bytes, transfer: int, pieces: int, piece_bytes: int, distinct_pieces: int = 1
+    ) -> None:
+        """It sends pieces of `content(distinct_pieces * piece_bytes)`, again and again. Does not wait for the end."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        order = [address.hex(), transfer, pieces, piece_bytes, distinct_pieces]
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         await self._process.stdin.drain()
 
     async def outcome(self) -> str:
         """Of the oldest send that has not been asked about: "sent", or what went wrong."""
-        return await self._answer()
+        assert self._process is not None
+        assert self._process.stdout is not None
+        return json.loads(await asyncio.wait_for(self._process.stdout.readline(), ANSWER_SECONDS))
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         os.kill(self._process.pid, number)
 
-    async def _answer(self) -> str:
-        assert self._process is not None and self._process.stdout is not None
-        line = await asyncio.wait_for(self._process.stdout.readline(), READY_SECONDS)
-        return json.loads(line)
+
+def content(size: int) -> np.ndarray:
+    """uint8 [size], no byte 0."""
+    return np.resize(np.arange(1, 252, dtype=np.uint8), size)
 
 
-def content(piece_bytes: int) -> np.ndarray:
-    return np.resize(np.arange(1, 252, dtype=np.uint8), piece_bytes)
-
-
-async def serve() -> None:
+async def serve(device: str) -> None:
     loop = asyncio.get_running_loop()
-    async with UcxTransport() as transport:
+    memory = place(content(1), device)
+    async with UcxTransport(None if device == "cpu" else int(device)) as transport:
         _say(transport.address.hex())
         while line := await loop.run_in_executor(None, sys.stdin.readline):
-            _say(await _send(transport, json.loads(line)))
+            address, transfer, pieces, piece_bytes, distinct_pieces = json.loads(line)
+            if len(memory) != distinct_pieces * piece_bytes:
+                memory = place(content(distinct_pieces * piece_bytes), device)
+            distinct = [memory[i * piece_bytes : (i + 1) * piece_bytes] for i in range(distinct_pieces)]
+            buffers = [distinct[i % distinct_pieces] for i in range(pieces)]
+            _say(await _send(transport, bytes.fromhex(address), transfer, buffers))
 
 
-async def _send(transport: UcxTransport, order: dict[str, Any]) -> str:
-    memory = content(order["piece_bytes"])
+def place(data: np.ndarray, device: str) -> Any:
+    """The same bytes in the memory of the device."""
+    if device == "cpu":
+        return data
+    import torch
+
+    tensor = torch.from_numpy(data).to(f"cuda:{device}")
+    torch.cuda.synchronize()
+    return tensor
+
+
+async def _send(transport: UcxTransport, address: bytes, transfer: int, buffers: list[Buffer]) -> str:
     try:
-        await transport.send(
-            InstanceId("decode-00000001"),
-            bytes.fromhex(order["address"]),
-            order["transfer"],
-            [memory] * order["pieces"],
-            timeout_seconds=10.0,
-        )
+        await transport.send(PULLER, address, transfer, buffers, timeout_seconds=10.0)
     except TransportError as error:
         return str(error)
     return "sent"
@@ -93,4 +109,4 @@ def _say(answer: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    asyncio.run(serve(sys.argv[1]))

@@ -8,10 +8,9 @@ from shared.transport.checksum import checksum, host_bytes
 class CudaTensor:
     """As much of one as the transport knows."""
 
-    __cuda_array_interface__: dict = {}
-
     def __init__(self, data: np.ndarray) -> None:
         self._data = data
+        self.__cuda_array_interface__ = {"shape": data.shape}
 
     def cpu(self) -> np.ndarray:
         return self._data

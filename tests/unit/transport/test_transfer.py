@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 
 import pytest
 
@@ -54,6 +54,17 @@ def transfer_of(link: FakeLink, count: int) -> Transfer:
     return Transfer(link, PEER, link.posts(count), 1000)
 
 
+async def run(transfer: Transfer, ask: Callable[[], Awaitable[None]], timeout_seconds: float = 5.0) -> None:
+    async with transfer.guarded(timeout_seconds):
+        transfer.start()
+        await ask()
+        await transfer.all()
+
+
+async def nothing() -> None:
+    """The peer needs not to be asked."""
+
+
 async def test_no_more_than_the_limit_is_in_flight_and_every_end_lets_in_the_next(link: FakeLink):
     transfer = transfer_of(link, MOST_IN_FLIGHT + 2)
     transfer.start()
@@ -76,12 +87,11 @@ async def test_all_messages_of_a_long_transfer_are_posted_and_awaited(link: Fake
 
 
 async def test_a_failed_message_cuts_the_link_before_the_transfer_fails(link: FakeLink):
-    transfer = transfer_of(link, 3)
+    async def fail_one() -> None:
+        link.posted[1].set_exception(OSError("reset by peer"))
+
     with pytest.raises(TransferFailed, match="reset by peer") as failure:
-        async with transfer.guarded(5):
-            transfer.start()
-            link.posted[1].set_exception(OSError("reset by peer"))
-            await transfer.all()
+        await run(transfer_of(link, 3), fail_one)
     assert link.cut_because
     assert not link.unended
     assert failure.value.retryable
@@ -89,61 +99,54 @@ async def test_a_failed_message_cuts_the_link_before_the_transfer_fails(link: Fa
 
 
 async def test_a_transfer_hurt_by_the_cut_of_another_says_so_and_can_be_retried(link: FakeLink):
-    transfer = transfer_of(link, 3)
+    async def cut_for_another() -> None:
+        await link.cut("another one was late")
+
     with pytest.raises(TransferFailed, match="cut: another one was late") as failure:
-        async with transfer.guarded(5):
-            transfer.start()
-            await link.cut("another one was late")
-            await transfer.all()
+        await run(transfer_of(link, 3), cut_for_another)
     assert failure.value.retryable
 
 
 async def test_a_transfer_that_is_late_is_cut(link: FakeLink):
-    transfer = transfer_of(link, 3)
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
     with pytest.raises(TransferFailed, match=r"not done after 0\.001 s"):
-        async with transfer.guarded(0.001):
-            transfer.start()
-            await transfer.all()
+        await run(transfer_of(link, 3), wait, timeout_seconds=0.001)
     assert not link.unended
 
 
 async def test_sizes_that_disagree_are_not_worth_a_retry(link: FakeLink):
-    transfer = transfer_of(link, 3)
+    async def disagree() -> None:
+        raise SizesDisagree("3 bytes here, 4 there")
+
     with pytest.raises(TransferFailed) as failure:
-        async with transfer.guarded(5):
-            transfer.start()
-            raise SizesDisagree("3 bytes here, 4 there")
+        await run(transfer_of(link, 3), disagree)
     assert not failure.value.retryable
     assert not link.unended
 
 
 async def test_when_the_peer_cannot_be_asked_only_the_messages_of_this_transfer_are_given_up(link: FakeLink):
-    transfer = transfer_of(link, 3)
+    async def ask() -> None:
+        raise LookupError("gone")
+
     with pytest.raises(LookupError, match="gone"):
-        async with transfer.guarded(5):
-            transfer.start()
-            raise LookupError("gone")
+        await run(transfer_of(link, 3), ask)
     assert set(link.given_up) == set(link.posted)
     assert not link.cut_because
 
 
 async def test_a_timeout_of_whoever_asks_is_not_taken_for_our_own(link: FakeLink):
-    transfer = transfer_of(link, 3)
+    async def ask() -> None:
+        raise TimeoutError("the bus is slow")
+
     with pytest.raises(TimeoutError, match="the bus is slow"):
-        async with transfer.guarded(5):
-            transfer.start()
-            raise TimeoutError("the bus is slow")
+        await run(transfer_of(link, 3), ask)
 
 
 async def test_a_cancelled_transfer_waits_for_what_is_on_its_way_and_cuts_nothing(link: FakeLink):
     transfer = transfer_of(link, 2)
-
-    async def receive() -> None:
-        async with transfer.guarded(5):
-            transfer.start()
-            await transfer.all()
-
-    receiving = asyncio.create_task(receive())
+    receiving = asyncio.create_task(run(transfer, nothing))
     await asyncio.sleep(0)
     receiving.cancel()
     await asyncio.sleep(0)
@@ -157,13 +160,7 @@ async def test_a_cancelled_transfer_waits_for_what_is_on_its_way_and_cuts_nothin
 
 async def test_cancelling_again_does_not_leave_messages_in_flight(link: FakeLink):
     transfer = transfer_of(link, 2)
-
-    async def receive() -> None:
-        async with transfer.guarded(5):
-            transfer.start()
-            await transfer.all()
-
-    receiving = asyncio.create_task(receive())
+    receiving = asyncio.create_task(run(transfer, nothing))
     for _ in range(5):
         await asyncio.sleep(0)
         receiving.cancel()
