@@ -39,7 +39,12 @@ class GivenUp:
     outcome: Outcome
 
 
-Event = Accepted | Refused | TokenRow | RequestInterrupted | Unanswered | Asked | StopFound | GivenUp
+@dataclass(frozen=True, slots=True)
+class SchedulerChanged:
+    """There is a scheduler that was not there before. It may not know what waited at the one before it."""
+
+
+Event = Accepted | Refused | TokenRow | RequestInterrupted | Unanswered | Asked | StopFound | GivenUp | SchedulerChanged
 
 # --- effects
 
@@ -68,6 +73,15 @@ class Ended:
 
     abort: bool
     taken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a request ended. Kept with it, for whoever answers the client."""
+
+    outcome: Outcome
+    output_tokens: int
+    error: ApiError | None = None  # what the client is told, unless the outcome is stop or length
 
 
 Effect = Submit | Ask | News | Ended

@@ -4,7 +4,9 @@ import asyncio
 import contextvars
 
 from services.gateway.requests import RequestLife
+from shared.messages.requests import RequestEnded
 from shared.messages.tokens import Finish, TokenLogprobs
+from shared.specs.ids import InstanceId
 
 
 class LiveRequest:
@@ -15,6 +17,21 @@ class LiveRequest:
         self.news = news  # set when there is something to take
         self.context = contextvars.copy_context()  # of the HTTP request: its trace, its log fields
         self._taken = 0
+
+    def ended(self, gateway: InstanceId) -> RequestEnded:
+        """What became of it."""
+        life, end = self.life, self.life.end
+        assert end is not None
+        return RequestEnded(
+            request=life.request,
+            attempt=life.attempt,
+            gateway=gateway,
+            outcome=end.outcome,
+            prompt_tokens=len(life.prompt),
+            output_tokens=end.output_tokens,
+            ttft_seconds=None if life.first_token_at is None else life.first_token_at - self.arrived_at,
+            tpot_seconds=life.seconds_per_token(),
+        )
 
     def take(self) -> tuple[list[int], list[TokenLogprobs], Finish | None]:
         """The tokens since the last call; and, with the last of them, how the model ended."""

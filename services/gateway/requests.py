@@ -10,7 +10,20 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from services.gateway.errors import ApiError, refusal, unavailable
-from services.gateway.events import Ask, Asked, Effect, Ended, Event, GivenUp, News, StopFound, Submit, Unanswered
+from services.gateway.events import (
+    Ask,
+    Asked,
+    Effect,
+    End,
+    Ended,
+    Event,
+    GivenUp,
+    News,
+    SchedulerChanged,
+    StopFound,
+    Submit,
+    Unanswered,
+)
 from shared.messages.requests import Accepted, Outcome, Refused, SubmitRequest
 from shared.messages.tokens import Finish, RequestInterrupted, TokenLogprobs, TokenRow, Want
 from shared.policy.finish import finish_of
@@ -34,13 +47,6 @@ class Patience:
 
 NEWS = (News(),)
 NONE = ()
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    outcome: Outcome
-    output_tokens: int
-    error: ApiError | None = None  # what the client is told, unless the outcome is stop or length
 
 
 class RequestLife:
@@ -124,6 +130,8 @@ class RequestLife:
                 return self._look_again(event.attempt, now)
             case Asked():
                 return self._note_asked(event, now)
+            case SchedulerChanged():
+                return self._doubt_place(now)
             case StopFound():
                 return self._ended("stop", event.tokens, abort=True)
             case GivenUp():
@@ -239,6 +247,14 @@ class RequestLife:
             return (Ask(),) if was_running or self._ahead else NONE
         self._silence_seconds = min(LONGEST_SILENCE_SECONDS, 2 * self._silence_seconds)
         return self._submit_again(now)
+
+    def _doubt_place(self, now: float) -> Sequence[Effect]:
+        """What waits in a queue is asked about at once, and soon again; what is running does not need the scheduler."""
+        if self._submitting_since is not None or len(self.tokens) > self._tokens_at_submit:
+            return NONE
+        self._quiet_since = now
+        self._silence_seconds = SILENCE_SECONDS
+        return (Ask(),)
 
     def _ended(
         self, outcome: Outcome, output_tokens: int, error: ApiError | None = None, abort: bool = False

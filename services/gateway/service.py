@@ -10,7 +10,7 @@ import structlog
 
 from services.gateway.aborts import Aborts
 from services.gateway.errors import ApiError, overloaded, took_too_long
-from services.gateway.events import Ask, Ended, Event, GivenUp, News, Submit, Unanswered
+from services.gateway.events import Ask, Ended, Event, GivenUp, News, SchedulerChanged, Submit, Unanswered
 from services.gateway.live import LiveRequest
 from services.gateway.requests import Patience, RequestLife
 from services.gateway.resync import Resync
@@ -135,8 +135,9 @@ class GatewayService:
 
     async def _on_beat(self, beat: Beat) -> None:
         is_new = self.topology.note(beat, time.monotonic())
-        if is_new and beat.role == "scheduler":  # it may not know what waited at the one before it
-            self._resync.ask_about(live.life for live in self._live.values() if not live.life.tokens)
+        if is_new and beat.role == "scheduler":
+            for live in list(self._live.values()):
+                self.feed(live, SchedulerChanged())
 
     async def _ask_about_all(self) -> None:
         self._resync.ask_about(live.life for live in self._live.values())
@@ -189,23 +190,12 @@ class GatewayService:
         self.feed(live, answer)
 
     def _end(self, live: LiveRequest, ended: Ended) -> None:
-        life, end = live.life, live.life.end
-        assert end is not None
+        life = live.life
         del self._live[life.request]
         if ended.abort:
             self._aborts.begin(life.request, life.attempt, time.monotonic())
             self._send_aborts(time.monotonic())
-        ttft = None if life.first_token_at is None else life.first_token_at - live.arrived_at
-        message = RequestEnded(
-            request=life.request,
-            attempt=life.attempt,
-            gateway=self.instance,
-            outcome=end.outcome,
-            prompt_tokens=len(life.prompt),
-            output_tokens=end.output_tokens,
-            ttft_seconds=ttft,
-            tpot_seconds=life.seconds_per_token(),
-        )
+        message = live.ended(self.instance)
         if ended.taken:
             self._spawn(self._publish(RequestEnded.SUBJECT, message), live.context)
         live.context.copy().run(self._note_end, message, time.monotonic() - live.arrived_at)

@@ -5,7 +5,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.errors import client_left
-from services.gateway.events import Ask, Asked, Effect, Ended, Event, GivenUp, News, StopFound, Submit, Unanswered
+from services.gateway.events import (
+    Ask,
+    Asked,
+    Effect,
+    Ended,
+    Event,
+    GivenUp,
+    News,
+    SchedulerChanged,
+    StopFound,
+    Submit,
+    Unanswered,
+)
 from services.gateway.requests import MOST_FRUITLESS_ATTEMPTS, Patience, RequestLife
 from shared.messages.requests import Accepted, RefusalReason, Refused
 from shared.messages.tokens import Finish, RequestInterrupted, TokenLogprobs, TokenRow
@@ -241,6 +253,24 @@ def test_waiting_in_the_queue_is_no_failure_and_asked_about_ever_less_often() ->
         scene.accept(attempt + 1)
     assert not scene.life.is_silent(scene.now + 7.9)
     assert scene.life.is_silent(scene.now + 8.0)
+
+
+def test_a_new_scheduler_is_no_reason_to_wait_any_longer() -> None:
+    scene = running()
+    for attempt in range(4):
+        scene.step(Asked(attempt, known=False))
+        scene.step(Asked(attempt, known=False))
+        scene.accept(attempt + 1)
+    assert not scene.life.is_silent(scene.now + 1.0)
+    assert scene.step(SchedulerChanged()) == (Ask(),)
+    assert scene.step(Asked(4, known=False)) == ()
+    assert scene.life.is_silent(scene.now + 1.0)
+
+
+def test_a_running_request_does_not_care_who_schedules() -> None:
+    scene = running()
+    scene.row(0, 100)
+    assert scene.step(SchedulerChanged()) == ()
 
 
 def test_a_gap_that_its_holder_cannot_fill_is_healed_by_submitting_again() -> None:
