@@ -71,7 +71,7 @@ class Cluster:
         self.members: dict[InstanceId, Member] = {}
         self.beats: dict[InstanceId, Beat] = {}
         self._stop = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._scheduler: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         bus = await self._connect("observer")
@@ -94,7 +94,8 @@ class Cluster:
             await member.bus.close()
             await member.transport.close()
         self._stop.set()
-        await asyncio.gather(*self._tasks)
+        if self._scheduler is not None:
+            await self._scheduler
 
     def of(self, role: Role) -> list[InstanceId]:
         return [instance for instance in self.members if instance.startswith(role)]
@@ -124,21 +125,32 @@ class Cluster:
 
     async def until(self, fact: Callable[[], bool], seconds: float = 20.0) -> None:
         async with asyncio.timeout(seconds):
-            while not fact():
-                await asyncio.sleep(0.01)  # noqa: ASYNC110  (the facts are of many parts)
+            while not fact():  # noqa: ASYNC110  (the facts are of many parts)
+                await asyncio.sleep(0.01)
 
     def idle(self) -> bool:
         """Every block of every pool is free again, and nobody answers for a request."""
         return all(
-            member.ledger.free == member.ledger.blocks and not member.service.works() for member in self.members.values()
+            member.ledger.free == member.ledger.blocks and not member.service.works()
+            for member in self.members.values()
         )
 
+    async def crash_scheduler(self) -> None:
+        """Another one takes its place, and knows nothing."""
+        assert self._scheduler is not None
+        self._scheduler.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._scheduler
+        await self._scheduler_bus.close()
+        await self._start_scheduler()
+
     async def _start_scheduler(self) -> None:
-        instance, bus = new_instance_id("scheduler"), await self._connect("scheduler")
+        instance = new_instance_id("scheduler")
+        self._scheduler_bus = bus = await self._connect("scheduler")
         limits = replace(Limits(), settle_seconds=0.1)
         self._dispatcher = Dispatcher(limits)
         service = SchedulerService(bus, instance, self._dispatcher, None, SchedulerMetrics(instance, MODEL))
-        self._tasks.append(asyncio.create_task(service.run(self._stop)))
+        self._scheduler = asyncio.create_task(service.run(self._stop))
 
     async def _on_beat(self, beat: Beat) -> None:
         self.beats[beat.instance] = beat

@@ -40,16 +40,22 @@ log = structlog.get_logger()
 OFFER_TIMEOUT_SECONDS = 1.0
 OFFER_PAUSE_SECONDS = 0.2
 SWEEP_SECONDS = 0.25
+SETTLE_SECONDS = 2.0  # by then a decode instance that has taken a request has told the new scheduler so
 
 
 @dataclass(slots=True)
 class Parcel:
     """A held context and whoever still works on handing it over."""
 
-    work: SubmitRequest
+    ready: KvReady
+    trace: Context
     offer: asyncio.Task[None]
     sending: asyncio.Task[None] | None = None
     ended: bool = False  # given up; only a send that still runs keeps it here
+
+    @property
+    def work(self) -> SubmitRequest:
+        return self.ready.work
 
 
 class Handoff:
@@ -73,6 +79,7 @@ class Handoff:
         self._lease_seconds, self._transfer_seconds = lease_seconds, transfer_seconds
         self._on_freed = on_freed
         self._parcels: dict[Owner, Parcel] = {}
+        self._offer_again_at = float("inf")
 
     def works(self) -> list[SubmitRequest]:
         """The requests this instance still answers for."""
@@ -92,8 +99,8 @@ class Handoff:
             first_token=drawn.token,
             first_logprobs=drawn.logprobs,
         )
-        offer = asyncio.create_task(self._offer(owner, KvReady(work=work, kv=kv), trace))
-        self._parcels[owner] = Parcel(work, offer)
+        ready = KvReady(work=work, kv=kv)
+        self._parcels[owner] = Parcel(ready, trace, asyncio.create_task(self._offer(owner, ready, trace)))
 
     def end(self, owner: Owner) -> None:
         """Released, expired or aborted: stop offering; the blocks are free now, or when a running send has ended."""
@@ -105,6 +112,10 @@ class Handoff:
         if self._ledger.release(owner):
             del self._parcels[owner]
             self._on_freed()
+
+    def scheduler_changed(self) -> None:
+        """The new one may not know what the former had noted: offer it again once everybody's beats are heard."""
+        self._offer_again_at = time.monotonic() + SETTLE_SECONDS
 
     async def pull(self, message: PullBlocks) -> Sending | Gone:
         owner = Owner(message.request, message.attempt)
@@ -133,7 +144,10 @@ class Handoff:
         """Free what nobody came for, for ever."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            for owner in self._ledger.expired(time.monotonic()):
+            now = time.monotonic()
+            if now >= self._offer_again_at:
+                self._offer_again()
+            for owner in self._ledger.expired(now):
                 log.warning("kv_lease_expired", request_id=owner.request, attempt=owner.attempt)
                 self._teller.forget(owner.request, owner.attempt)
                 self.end(owner)
@@ -159,6 +173,12 @@ class Handoff:
             except (BusError, MalformedMessage) as error:  # no scheduler just now: the lease bounds how long we try
                 log.info("kv_ready_not_noted", request_id=owner.request, error=str(error))
                 await asyncio.sleep(OFFER_PAUSE_SECONDS)
+
+    def _offer_again(self) -> None:
+        self._offer_again_at = float("inf")
+        for owner, parcel in self._parcels.items():
+            if parcel.offer.done() and not parcel.ended and parcel.sending is None:
+                parcel.offer = asyncio.create_task(self._offer(owner, parcel.ready, parcel.trace))
 
     async def _send(self, owner: Owner, message: PullBlocks, buffers: list) -> None:
         try:

@@ -57,7 +57,8 @@ class PrefillService:
         )
         self._worker = PrefillWorker(self._thread, self.ledger, self._teller, self._handoff, limits)
         self._heart = Heart(bus, self._describe)
-        self._neighbours = Neighbours(self._heart.changed, self._on_lost)
+        self._neighbours = Neighbours(self._heart.changed, self._on_lost, self._on_beat)
+        self._scheduler: InstanceId | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set or the bus is closed for good, then let what is here finish or hand it back."""
@@ -97,6 +98,11 @@ class PrefillService:
 
     async def _link_test(self, message: LinkTest) -> LinkTestAnswer:
         return await answer_link_test(self._transport, message, self._engine.cache.scratch)
+
+    async def _on_beat(self, beat: Beat) -> None:
+        if beat.role == "scheduler" and beat.instance != self._scheduler:
+            self._scheduler = beat.instance
+            self._handoff.scheduler_changed()
 
     async def _on_lost(self, neighbour: InstanceId) -> None:
         if role_of(neighbour) == "gateway":

@@ -84,6 +84,35 @@ async def test_blocks_are_free_again_when_nobody_pulls_before_the_lease_ends(
     assert lost
 
 
+async def test_kv_that_waits_is_offered_to_a_new_scheduler(connect, make_transport, model: Path, alone, hub):
+    lost = asyncio.Event()
+
+    def lose_first_start(subject: str, message: object) -> tuple[float, ...]:
+        if isinstance(message, StartDecode) and not lost.is_set():
+            lost.set()
+            return ()
+        return (0.0,)
+
+    hub.deliveries = lose_first_start
+    async with Cluster(connect, make_transport, model, settings={"DISTSERVE_LEASE_SECONDS": "30"}) as cluster:
+        answer = await cluster.gateway.submit(PROMPT, LONG, MODEL)
+        await asyncio.wait_for(lost.wait(), 10)
+        await cluster.crash_scheduler()
+        await answer.has(60)
+        await cluster.until(cluster.idle)
+    assert (answer.tokens, answer.interruptions) == (alone(PROMPT, LONG), [])
+
+
+async def test_running_streams_do_not_notice_a_new_scheduler(connect, make_transport, model: Path, alone):
+    async with Cluster(connect, make_transport, model) as cluster:
+        answer = await cluster.gateway.submit(PROMPT, LONG, MODEL)
+        await answer.has(3)
+        await cluster.crash_scheduler()
+        await answer.has(60)
+        await cluster.until(cluster.idle)
+    assert (answer.tokens, answer.interruptions) == (alone(PROMPT, LONG), [])
+
+
 async def test_a_lost_release_only_costs_the_lease(connect, make_transport, model: Path, hub):
     hub.deliveries = lambda subject, message: () if isinstance(message, KvReleased) else (0.0,)
     settings = {"DISTSERVE_LEASE_SECONDS": "2", "DISTSERVE_TRANSFER_TIMEOUT": "1"}
