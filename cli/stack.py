@@ -93,6 +93,7 @@ def _engine_settings(stack: Stack, threads: int) -> dict[str, str]:
         "DISTSERVE_DEVICE": stack.device,
         "DISTSERVE_DTYPE": stack.dtype,
         "DISTSERVE_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "passive",  # threads that spin at a barrier starve the other engines of this machine
         "DISTSERVE_COLOCATED": "1" if stack.colocated else "0",
         "DISTSERVE_MAX_MODEL_TOKENS": str(stack.max_model_tokens or ""),
         "DISTSERVE_KV_BLOCKS": str(stack.kv_blocks or ""),

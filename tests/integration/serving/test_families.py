@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ async def test_served_tokens_equal_those_of_transformers(connect_nats, tmp_path:
 def greedy_by_transformers(folder: Path, prompt: list[int]) -> list[int]:
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.generation_config.eos_token_id = None
     output = model.generate(torch.tensor([prompt]), max_new_tokens=TOKENS, do_sample=False)
     return output[0, len(prompt) :].tolist()
