@@ -29,7 +29,7 @@ class TransferReport:
 
     @property
     def gigabytes_per_second(self) -> float:
-        return self.bytes / self.move_seconds / 1e9
+        return self.bytes / max(self.move_seconds, 1e-9) / 1e9
 
 
 class TransportError(Exception):

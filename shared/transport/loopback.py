@@ -63,6 +63,7 @@ class LoopbackTransport:
         pieces = self._meet(peer, address, buffers, writable=True)
         expected, transfer = outline(pieces), next(self._transfers)
         waiting = _Awaited(peer, pieces, expected, asyncio.get_running_loop().create_future())
+        waiting.done.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, awaited or not
         self._hub.awaited[self.address, transfer] = waiting
         size, asked = int(expected[1]), time.perf_counter()
         deadline = asyncio.timeout(timeout_seconds)
@@ -70,13 +71,13 @@ class LoopbackTransport:
             async with deadline:
                 await ask(self.address, transfer)
                 await waiting.done
-        except SizesDisagree as error:
-            raise TransferFailed(peer, str(error), retryable=False, size=size) from error
         except Exception as error:
+            trouble = waiting.done.exception() if waiting.done.done() and not waiting.done.cancelled() else None
+            if trouble is not None:
+                retryable = not isinstance(trouble, SizesDisagree)
+                raise TransferFailed(peer, str(trouble), retryable=retryable, size=size) from error
             if deadline.expired():
                 raise TransferFailed(peer, f"not done after {timeout_seconds} s", size=size) from error
-            if waiting.done.done():
-                raise TransferFailed(peer, str(error), size=size) from error
             raise
         finally:
             del self._hub.awaited[self.address, transfer]

@@ -27,8 +27,8 @@ TIMEOUT_SECONDS = 2.0
 # Below this a link is broken in some way, however busy the machine. Measured: cma 3-6, cuda_ipc hundreds.
 LEAST_GIGABYTES_PER_SECOND = {"cma": 0.5, "cuda_ipc": 5.0}
 REMEDY = {
-    "cma": "the two processes cannot read each other's memory; containers must share one PID and one IPC namespace and "
-    "have the capability SYS_PTRACE",
+    "cma": "the two processes cannot read each other's memory; they must run as one user, and containers must share "
+    "one PID and one IPC namespace and have the capability SYS_PTRACE",
     "cuda_ipc": "the two processes cannot share GPU memory; it must come from plain cudaMalloc (no expandable "
     "segments), and containers must share one PID and one IPC namespace",
 }

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -16,12 +16,15 @@ from shared.transport.pieces import check_outline, check_pieces, outline
 from shared.transport.transfer import Message, MessageFailed, Transfer, uninterrupted
 from shared.transport.worker import UcxContext, UcxWorker
 
+INDEX_BITS = 24  # of a 64-bit tag: which message of its transfer
+MOST_TRANSFERS = 1 << 64 - INDEX_BITS
+
 
 class UcxTransport:
     """Receives over one lane per peer; sends from one worker, over one connection per peer and lane of that peer.
 
-    The messages of a transfer are tagged transfer << 24 | index: first the outline of the sizes, then the buffers.
-    Belongs to the running event loop. A process that has made one must not fork, only spawn.
+    The messages of a transfer are tagged transfer << INDEX_BITS | index: first the outline of the sizes, then the
+    buffers. Belongs to the running event loop. A process that has made one must not fork, only spawn.
     """
 
     def __init__(self, cuda_device: int | None = None) -> None:
@@ -71,6 +74,8 @@ class UcxTransport:
     async def send(
         self, peer: InstanceId, address: bytes, transfer: int, buffers: Sequence[Buffer], timeout_seconds: float
     ) -> None:
+        if not 0 <= transfer < MOST_TRANSFERS:
+            raise TransferFailed(peer, f"{transfer} is no transfer id", retryable=False)
         arrays = self._arrays(buffers, writable=False)
         promised = outline(arrays)
         connection = await self._connection(peer, address)
@@ -145,9 +150,11 @@ class UcxTransport:
         check_pieces(arrays, writable=writable)
         return arrays
 
-    def _posts(self, post: Callable[[Any, int], Message], transfer: int, promised: np.ndarray, arrays: list[Any]):
+    def _posts(
+        self, post: Callable[[Any, int], Message], transfer: int, promised: np.ndarray, arrays: list[Any]
+    ) -> Iterator[Message]:
         for index, array in enumerate([self._array(promised), *arrays]):
-            yield post(array, transfer << 24 | index)
+            yield post(array, transfer << INDEX_BITS | index)
 
 
 async def _cut(endpoints: Sequence[Endpoint], cause: str) -> None:

@@ -16,7 +16,7 @@ PREFILL = InstanceId("prefill-00000001")
 OTHER_PREFILL = InstanceId("prefill-00000002")
 
 BLOCK = 1 << 18
-LATE_SECONDS = 0.1  # in which something written late would be seen
+LATE_SECONDS = 0.05  # in which something written late would be seen
 
 
 class Sender:
@@ -34,7 +34,9 @@ class Sender:
         """An `ask` that makes this sender send."""
 
         async def ask(address: bytes, transfer: int) -> None:
-            self.sends.append(asyncio.create_task(self.transport.send(DECODE, address, transfer, buffers, 5.0)))
+            task = asyncio.create_task(self.transport.send(DECODE, address, transfer, buffers, 5.0))
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self.sends.append(task)
 
         return ask
 
@@ -181,7 +183,7 @@ async def test_a_peer_that_hangs_while_it_is_asked_is_covered_by_the_same_deadli
         await decode.receive(PREFILL, prefill.address, list(empty_pool(1)), hang, 0.05)
 
 
-@pytest.mark.parametrize("begun_seconds", [0.0, 0.001, 0.004])
+@pytest.mark.parametrize("begun_seconds", [0.0, 0.002])
 async def test_after_a_cancelled_receive_nothing_is_written_late(
     decode: Transport, prefill: Sender, begun_seconds: float
 ):
@@ -276,6 +278,19 @@ async def test_an_address_of_another_kind_of_transport_is_refused(decode: Transp
     other = LOOPBACK if decode.address[:4] == UCX else UCX
     with pytest.raises(BadAddress):
         await decode.receive(PREFILL, pack_address(other, this_machine(), b"x"), list(empty_pool(1)), never, 1.0)
+
+
+@pytest.mark.parametrize("transfer", [-1, 1 << 40, 1 << 70])
+async def test_a_transfer_id_that_nobody_can_have_chosen_is_an_error(decode: Transport, prefill: Sender, transfer: int):
+    with pytest.raises(TransferFailed):
+        await prefill.transport.send(DECODE, decode.address, transfer, list(random_pool(1)), 5.0)
+
+
+async def test_a_send_that_nobody_waits_for_ends_in_an_error(decode: Transport, prefill: Sender):
+    with pytest.raises(TransferFailed) as failure:
+        await prefill.transport.send(DECODE, decode.address, 12345, list(random_pool(1)), 0.1)
+    assert failure.value.peer == DECODE
+    assert failure.value.retryable
 
 
 async def test_memory_that_cannot_be_filled_in_one_piece_is_refused(decode: Transport, prefill: Sender):
