@@ -56,9 +56,9 @@ class Answer:
     def begin(self, prompts: Sequence[tuple[int, ...]], max_tokens: Sequence[int]) -> None:
         """Submit `n` requests for each prompt. `max_tokens`: one per prompt."""
         options = self._options
-        seed = secrets.randbits(SEED_BITS) if options.seed is None else options.seed
         try:
             for prompt, limit in zip(prompts, max_tokens, strict=True):
+                seed = secrets.randbits(SEED_BITS) if options.seed is None else options.seed
                 self._prompt_tokens += len(prompt)
                 for number in range(options.n):
                     sampling = sampling_of(options, limit, seed_of(seed, number), self._model.stop_token_ids)

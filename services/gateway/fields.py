@@ -130,6 +130,8 @@ def read_table(table: dict[str, Field], body: dict[str, Any]) -> dict[str, Any]:
 
 def shown(value: Any) -> str:
     """A value as an error message may show it: short, whatever it is."""
+    if value == []:
+        return "an empty list"
     kinds: dict[type, str] = {dict: "an object", list: "a list", type(None): "null", str: "a string", bool: "a boolean"}
     if type(value) in kinds:
         return kinds[type(value)]

@@ -134,7 +134,8 @@ class Board:
         return tell(live, reason) + self.revoke(live)
 
 
-def tell(live: Live, reason: str) -> list[Effect]:
+def tell(live: Live, reason: str, *, wanted: bool = False) -> list[Effect]:
     if live.gateway == NOBODY:  # it will miss the tokens and ask
         return []
-    return [Interrupt(gateway=live.gateway, request=live.request, attempt=live.attempt, reason=reason)]
+    request, attempt = live.request, live.attempt
+    return [Interrupt(gateway=live.gateway, request=request, attempt=attempt, reason=reason, wanted=wanted)]

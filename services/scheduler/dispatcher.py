@@ -155,7 +155,7 @@ class Dispatcher:
         live = self._board.live.get(event.request)
         if live is None or live.attempt > event.attempt:
             return []
-        told = [] if live.started else tell(live, "aborted before an instance had it")
+        told = [] if live.started else tell(live, "aborted before an instance had it", wanted=True)
         return told + self._board.drop(live)
 
     # -- from the instances -------------------------------------------------------------------------------------------

@@ -148,12 +148,13 @@ class SendDecode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interrupt:
-    """Give the request back to its gateway."""
+    """Give the request back to its gateway. `wanted`: the gateway gave it up, and hears that nobody works on it."""
 
     gateway: InstanceId
     request: RequestId
     attempt: int
     reason: str
+    wanted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

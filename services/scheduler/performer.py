@@ -134,8 +134,9 @@ class Performer:
             log.error("start_failed", exc_info=error)
 
     def _interrupt(self, effect: Interrupt) -> None:
-        self._metrics.interrupted.inc()
-        log.warning("request_interrupted", request_id=effect.request, attempt=effect.attempt, reason=effect.reason)
+        if not effect.wanted:
+            self._metrics.interrupted.inc()
+            log.warning("request_interrupted", request_id=effect.request, attempt=effect.attempt, reason=effect.reason)
         message = RequestInterrupted(request=effect.request, attempt=effect.attempt, reason=effect.reason)
         self._send(RequestInterrupted.SUBJECT.format(gateway=effect.gateway), message)
 

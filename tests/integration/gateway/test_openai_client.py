@@ -69,6 +69,14 @@ async def test_several_choices_have_seeds_and_requests_of_their_own(gateway: Run
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (4, 15)
 
 
+async def test_the_same_prompt_twice_gives_two_answers_unless_a_seed_is_given(gateway: RunningGateway) -> None:
+    await gateway.openai.completions.create(model="tiny", prompt=["one", "one"], max_tokens=1)
+    await gateway.openai.completions.create(model="tiny", prompt=["one", "one"], max_tokens=1, seed=7)
+    first, second, *seeded = [work.sampling.seed for work in gateway.backend.submitted]
+    assert first != second
+    assert seeded == [7, 7]
+
+
 async def test_several_prompts_make_several_choices_in_their_order(gateway: RunningGateway) -> None:
     answer = await gateway.openai.completions.create(model="tiny", prompt=["one", "three"], n=2, max_tokens=2)
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]

@@ -113,6 +113,15 @@ async def test_a_full_instance_is_passed_over_for_the_next_one(quick, cast: Cast
     assert prefill.started.empty()
 
 
+async def test_an_abort_is_confirmed_to_its_gateway_and_does_not_count_as_a_failure(quick):
+    scheduler, gateway, prefill, _ = quick
+    prefill.refusal = "queue_full"
+    await gateway.submit(work("r"))
+    await gateway.bus.publish(AbortRequest.SUBJECT, AbortRequest(request=work("r").request, attempt=0))
+    assert (await asyncio.wait_for(gateway.interrupted.get(), 5)).request == "r"
+    assert "distserve_requests_interrupted_total 0.0" in scheduler.metrics.render()[0].decode()
+
+
 async def test_a_start_without_an_answer_goes_back_to_the_gateway_and_is_aborted(quick):
     _, gateway, prefill, _ = quick
     prefill.silent = True

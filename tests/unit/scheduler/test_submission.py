@@ -121,7 +121,7 @@ def test_an_abort_takes_a_request_out_of_the_queue_and_its_gateway_hears_of_the_
     world.submit("r", tokens=1000)
     interrupt, forget = world.abort("r")
     assert isinstance(interrupt, Interrupt)
-    assert (interrupt.gateway, interrupt.request, interrupt.attempt) == (GATEWAY, "r", 0)
+    assert (interrupt.gateway, interrupt.request, interrupt.attempt, interrupt.wanted) == (GATEWAY, "r", 0, True)
     assert forget == Forget(request=R, attempt=0)
     assert world.stage_of("r") is None
 
