@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -140,6 +141,7 @@ class Terminal:
         self.pid, self._terminal = pty.fork()
         if self.pid == 0:
             os.chdir(REPOSITORY)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell has what it runs in the background ignore it
             os.execv(arguments[0], arguments)
         self.shown = ""
 
