@@ -102,8 +102,9 @@ class Installation:
         constraints = self.root / "constraints.txt"
         command = [self.python, "-m", "pip", "--disable-pip-version-check", "install", "-c", constraints, *what]
         # What pip builds from source is built with pinned tools too; as a variable, because an older pip ignores it.
-        environment = os.environ | {"PIP_BUILD_CONSTRAINT": str(constraints)}
-        status = subprocess.run(command, env=environment, check=False).returncode
+        # pip splits it at spaces, which the checkout's path may have: so relative.
+        environment = os.environ | {"PIP_BUILD_CONSTRAINT": constraints.name}
+        status = subprocess.run(command, env=environment, cwd=self.root, check=False).returncode
         if status != 0:
             self.unfinished.unlink()  # pip undoes what it could not finish
             raise CannotInstall(f"pip ended with status {status}; its message is above. The next start tries again")

@@ -46,7 +46,7 @@ class Keeper:
             if self._stopping.is_set():
                 return
             decision = self._restarts.died(
-                ran_seconds=self.process.ran_seconds, was_ever_served=self._was_ever_served()
+                status=status, ran_seconds=self.process.ran_seconds, was_ever_served=self._was_ever_served()
             )
             self._on_death(self, status, decision)
             if isinstance(decision, GiveUp):

@@ -60,7 +60,10 @@ def check_model(folder: Path) -> None:
 
 def _has_chat_template(folder: Path) -> bool:
     tokenizer_config = folder / "tokenizer_config.json"
-    named = tokenizer_config.is_file() and "chat_template" in json.loads(tokenizer_config.read_text())
+    try:
+        named = tokenizer_config.is_file() and "chat_template" in json.loads(tokenizer_config.read_text())
+    except ValueError as error:
+        raise Problem(f"--model {folder}: {tokenizer_config.name} is not valid JSON: {error}") from error
     return named or (folder / "chat_template.jinja").is_file()
 
 

@@ -105,9 +105,8 @@ class Supervisor:
         process, log = keeper.process, self._folder.logs / keeper.part.log_name
         self._screen.died(keeper.part.name, status, process.ran_seconds, decision, process.last_lines(SHOWN_LINES), log)
         if isinstance(decision, GiveUp):
-            self._given_up = Problem(
-                f"{keeper.part.name} ended {decision.tries} times in a row and is given up: see {log}"
-            )
+            times = f"{decision.tries} times in a row and is given up" if decision.tries > 1 else "with the error above"
+            self._given_up = Problem(f"{keeper.part.name} ended {times}: see {log}")
             self._stop.set()
 
     async def _watch(self, nats_url: str) -> None:

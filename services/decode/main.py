@@ -11,7 +11,7 @@ from shared.bus.interface import BusError
 from shared.bus.nats import NatsBus
 from shared.specs.ids import new_instance_id
 from shared.specs.model import BadModel
-from shared.specs.settings import BadSetting
+from shared.specs.settings import BadSetting, end_misconfigured
 from shared.transport.ucx import UcxTransport
 from shared.worker.lifecycle import stop_on_signals
 from shared.worker.loading import load_engine
@@ -35,7 +35,9 @@ async def serve(config: DecodeConfig) -> None:
 def main() -> None:
     try:
         asyncio.run(serve(DecodeConfig.from_env(os.environ)))
-    except (BadSetting, BadModel, BusError) as error:
+    except (BadSetting, BadModel) as error:
+        end_misconfigured("decode", error)
+    except BusError as error:
         sys.exit(f"decode: {error}")
 
 

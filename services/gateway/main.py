@@ -19,7 +19,7 @@ from shared.bus.heart import Heart
 from shared.bus.interface import BusError, BusUnavailable
 from shared.bus.nats import NatsBus
 from shared.specs.ids import new_instance_id
-from shared.specs.settings import BadSetting
+from shared.specs.settings import BadSetting, end_misconfigured
 from shared.telemetry.metrics import GatewayMetrics
 
 log = structlog.get_logger()
@@ -96,7 +96,9 @@ async def first_of(*awaitables: Awaitable[object], timeout_seconds: float | None
 def main() -> None:
     try:
         asyncio.run(serve(GatewayConfig.from_env(os.environ)))
-    except (BadSetting, BusError) as error:
+    except BadSetting as error:
+        end_misconfigured("gateway", error)
+    except BusError as error:
         sys.exit(f"gateway: {error}")
 
 

@@ -50,7 +50,10 @@ def load_model(model: str, name: str) -> ServedModel:
         spec = read_model_spec(folder)
     except (OSError, BadModel) as error:
         raise BadSetting(f"DISTSERVE_MODEL={model!r} cannot be served: {error}") from error
-    tokenizer = Tokenizer(folder / "tokenizer.json")
+    try:
+        tokenizer = Tokenizer(folder / "tokenizer.json")
+    except Exception as error:  # the library has no class of its own for it
+        raise BadSetting(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
     special_tokens = dict(_special_tokens(folder))
     end = tokenizer.id_of(special_tokens.get("eos_token", ""))
     return ServedModel(

@@ -12,7 +12,7 @@ from shared import telemetry
 from shared.bus.interface import BusError
 from shared.bus.nats import NatsBus
 from shared.specs.ids import new_instance_id
-from shared.specs.settings import BadSetting
+from shared.specs.settings import BadSetting, end_misconfigured
 from shared.telemetry.metrics import SchedulerMetrics
 from shared.worker.lifecycle import stop_on_signals
 
@@ -36,7 +36,9 @@ async def serve(config: SchedulerConfig) -> None:
 def main() -> None:
     try:
         asyncio.run(serve(SchedulerConfig.from_env(os.environ)))
-    except (BadSetting, BusError) as error:
+    except BadSetting as error:
+        end_misconfigured("scheduler", error)
+    except BusError as error:
         sys.exit(f"scheduler: {error}")
 
 

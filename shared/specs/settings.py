@@ -1,13 +1,23 @@
 """Settings from the environment, each checked once at start. A wrong one names the variable and the remedy."""
 
+import sys
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 Choice = TypeVar("Choice", bound=str)
 
 
+MISCONFIGURED = 78  # EX_CONFIG of sysexits.h: the exit status of a service that starting again does not help
+
+
 class BadSetting(ValueError):
     """A setting that cannot be used; its text is meant for the person who set it."""
+
+
+def end_misconfigured(service: str, error: Exception) -> NoReturn:
+    """End this process, and say why."""
+    sys.stderr.write(f"{service}: {error}\n")
+    sys.exit(MISCONFIGURED)
 
 
 class Environment:

@@ -42,6 +42,13 @@ def test_a_model_with_a_chat_template_chats(model: Path, tmp_path: Path, file: s
     assert find_model(str(model), tmp_path).chats
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_a_file_that_is_no_json_is_named(model: Path, tmp_path: Path, file: str):
+    (model / file).write_text("{")
+    with pytest.raises(Problem, match=rf"--model {model}.*{file} is not valid JSON"):
+        find_model(str(model), tmp_path)
+
+
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_a_missing_file_is_named(model: Path, tmp_path: Path, file: str):
     (model / file).unlink()

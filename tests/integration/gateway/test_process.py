@@ -17,6 +17,7 @@ import pytest
 from services.gateway.model import ServedModel
 from shared.bus.nats import NatsBus
 from shared.specs.ids import role_of
+from shared.specs.settings import MISCONFIGURED
 from tests.integration.gateway.scripted_backend import INSTANCES, MODEL, ScriptedBackend
 from tests.nats_server import NatsServer
 
@@ -138,7 +139,7 @@ async def test_what_keeps_it_from_starting_is_said_in_one_line(model_folder: Pat
         port = str(taken.getsockname()[1])
         async with gateway_process(model_folder, nats_server.url, PORT=port) as gateway:
             status, errors = await gateway.ended()
-    assert status == 1
+    assert status == MISCONFIGURED
     assert re.fullmatch(r"gateway: cannot listen on .*DISTSERVE_PORT=\d+: Address already in use\n", errors)
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         url = f"nats://127.0.0.1:{nobody.getsockname()[1]}"

@@ -15,6 +15,7 @@ from shared.bus.nats import NatsBus
 from shared.messages.instances import Beat
 from shared.messages.requests import Accepted
 from shared.specs.ids import InstanceId, RequestId
+from shared.specs.settings import MISCONFIGURED
 from shared.telemetry.metrics import SchedulerMetrics
 from tests.integration.scheduler.conftest import LIMITS
 from tests.integration.scheduler.scripted import Cast, work
@@ -63,7 +64,7 @@ def test_a_setting_that_cannot_be_right_is_named():
     ended = subprocess.run(
         COMMAND, env={"DISTSERVE_QUEUE_REQUESTS": "none"}, capture_output=True, text=True, timeout=15
     )
-    assert ended.returncode == 1
+    assert ended.returncode == MISCONFIGURED
     assert "DISTSERVE_QUEUE_REQUESTS" in ended.stderr
 
 

@@ -41,3 +41,16 @@ def test_a_python_without_venv_or_pip_is_told_which_package_to_install(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else object())
     with pytest.raises(CannotInstall, match=r"sudo apt install python3\.\d+-venv"):
         Installation(tmp_path).bring_up_to_date("runtime")
+
+
+def test_pip_finds_the_pins_for_what_it_builds_though_the_checkouts_path_has_spaces(tmp_path: Path):
+    root = tmp_path / "a new checkout"
+    for folder in (root / "cli", root / ".venv" / "bin"):
+        folder.mkdir(parents=True)
+    (root / "constraints.txt").write_text("setuptools==1\n")
+    (root / "cli" / "requirements.txt").touch()
+    python = root / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\nif [ "$1" = -c ]; then echo 26.3; else cat $PIP_BUILD_CONSTRAINT > pins; fi\n')
+    python.chmod(0o755)
+    Installation(root).bring_up_to_date("runtime")
+    assert (root / "pins").read_text() == "setuptools==1\n"

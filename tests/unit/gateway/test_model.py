@@ -86,3 +86,9 @@ def test_what_is_neither_a_folder_nor_on_the_hub_is_said(monkeypatch: pytest.Mon
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(BadSetting, match="neither a folder nor"):
         load_model("nobody/has-this-model", "m")
+
+
+def test_a_broken_tokenizer_file_is_named(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(BadSetting, match=r"tokenizer\.json cannot be read"):
+        load_model(str(folder), "m")
