@@ -12,7 +12,7 @@ from services.decode.puller import KvGone, Puller
 from services.decode.sequence import Arrival, Sequence
 from services.decode.worker import DecodeWorker
 from shared.kv.layout import blocks_for
-from shared.kv.ledger import Ledger, State
+from shared.kv.ledger import Ledger, Owner, State
 from shared.messages.requests import AbortRequest, Refused, SubmitRequest
 from shared.messages.work import StartDecode, Started
 from shared.policy.decode import admissible
@@ -64,25 +64,29 @@ class Intake:
         refusal = self._refusal(message)
         if refusal is not None:
             return refusal
-        if known is not None:
-            await self._drop(work.request, known)
+        replaced = self._drop(work.request, known) if known is not None else []
         self._teller.begin(work)
         if message.kv is not None:
             self._teller.note(work.request, message.kv.first_token, message.kv.first_logprobs)
         self._queue.append(Arrival(work, message.kv, trace_context.get_current()))
         self._changed.set()
+        await self._release(replaced)
         return Started(request=work.request, attempt=work.attempt)
 
     async def abort(self, message: AbortRequest) -> None:
-        if await self._drop(message.request, message.attempt):
+        dropped = self._drop(message.request, message.attempt)
+        if dropped:
             self._teller.end(message.request, "aborted")
+            await self._release(dropped)
             await self._teller.flush()
 
     async def abort_requests_of(self, gateway: InstanceId) -> None:
         """Its clients are gone with it."""
         for work in self.works():
-            if work.gateway == gateway and await self._drop(work.request, work.attempt):
+            if work.gateway == gateway:
+                dropped = self._drop(work.request, work.attempt)
                 self._teller.forget(work.request, work.attempt)
+                await self._release(dropped)
 
     # -- what others ask ----------------------------------------------------------------------------------------------
 
@@ -98,7 +102,7 @@ class Intake:
     async def give_back_all(self, reason: str) -> None:
         """Hand every request back to its gateway: this instance is going away."""
         for work in self.works():
-            await self._drop(work.request, work.attempt)
+            await self._release(self._drop(work.request, work.attempt))
             await self._teller.interrupt(work, reason)
 
     async def close(self) -> None:
@@ -153,12 +157,16 @@ class Intake:
             await self._puller.pull(arrival, holding.blocks)
         except (TransportError, KvGone) as error:
             failure = str(error)
+        except Exception as error:  # whatever it was: a request that nobody works on must not look taken
+            log.exception("kv_pull_failed", request_id=owner.request)
+            failure = repr(error)
         finally:
             self._filling.remove(arrival)
             self._changed.set()
         if failure or arrival.dropped:
             if self._ledger.move(owner, State.RESERVED):
                 self._ledger.release(owner)
+            self._worker.wake()  # a member may wait for these blocks
             if not arrival.dropped:
                 await self._teller.interrupt(arrival.work, f"KV not moved: {failure}")
         else:
@@ -170,8 +178,11 @@ class Intake:
         assert holding is not None
         self._worker.join(Sequence.of(arrival, holding))
 
-    async def _drop(self, request: RequestId, attempt: int) -> bool:
-        """Let go of attempts up to this one. Blocks in a transfer or a step are freed when that has ended."""
+    def _drop(self, request: RequestId, attempt: int) -> list[Arrival]:
+        """Let go of attempts up to this one. Blocks in a transfer or a step are freed when that has ended.
+
+        Nothing is awaited here: the next attempt may come in between.
+        """
         members = [member.arrival for member in self._worker.members]
         dropped = [
             arrival
@@ -182,10 +193,15 @@ class Intake:
             arrival.dropped = True
             if arrival in self._queue:
                 self._queue.remove(arrival)
-                await self._puller.release(arrival)
         self._worker.wake()
         self._changed.set()
-        return bool(dropped)
+        return dropped
+
+    async def _release(self, dropped: list[Arrival]) -> None:
+        """KV that has been asked for is released by its pull, when nothing touches it any more."""
+        for arrival in dropped:
+            if arrival.owner not in self._ledger:
+                await self._puller.release(arrival)
 
     def _refusal(self, message: StartDecode) -> Refused | None:
         work, limits = message.work, self._limits
@@ -196,6 +212,8 @@ class Intake:
         if work.final_tokens > limits.max_model_tokens:
             what = f"{work.final_tokens} tokens at most, {limits.max_model_tokens} fit here"
             return Refused.of(work, "too_long", what)
+        if Owner(work.request, work.attempt) in self._ledger:
+            return Refused.of(work, "invalid", "it was aborted here, and a transfer or a step of it has not ended yet")
         if len(self._queue) >= limits.queue_requests:
             return Refused.of(work, "queue_full", f"{len(self._queue)} requests wait here")
         return None

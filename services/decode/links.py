@@ -61,6 +61,12 @@ class Links:
         await self._changed.wait()
         self._changed.clear()
 
+    def doubt(self, source: InstanceId) -> None:
+        """Transfers from there fail: try the link again now, and report what comes of it."""
+        peer = self._peers.get(source)
+        if peer is not None and peer.test is None:
+            peer.test = asyncio.create_task(self._test(peer))
+
     async def lost(self, instance: InstanceId) -> None:
         peer = self._peers.pop(instance, None)
         if peer is None:

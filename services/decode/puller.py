@@ -58,13 +58,15 @@ class Puller:
         started_ns = time.time_ns()
         async with self._slots:
             try:
+                if arrival.dropped:
+                    raise KvGone("it was given up before its turn came")
                 report = await self._move(arrival, pieces)
             except TransferFailed as error:
                 if not error.retryable or arrival.dropped:
                     raise
                 log.info("kv_pull_retried", request_id=arrival.work.request, error=str(error))
                 await asyncio.sleep(RETRY_PAUSE_SECONDS)
-                report = await self._move(arrival, pieces)
+                report = await self._move_again(arrival, pieces)
             finally:
                 await self.release(arrival)
         attributes = {
@@ -115,6 +117,15 @@ class Puller:
         if limits.checksum and sums != tuple(checksum(buffer) for buffer in buffers):
             raise TransferFailed(kv.source, "the bytes that arrived are not the bytes that were sent", retryable=True)
         return report
+
+    async def _move_again(self, arrival: Arrival, pieces: Sequence[Run]) -> TransferReport:
+        """The second try. If it fails too, the link is in doubt: a broken one would attract requests, being idle."""
+        assert arrival.kv is not None
+        try:
+            return await self._move(arrival, pieces)
+        except TransferFailed:
+            self._links.doubt(arrival.kv.source)
+            raise
 
     async def _ask(self, arrival: Arrival, pieces: Sequence[Run], address: bytes, transfer: int) -> Sending:
         work, kv = arrival.work, arrival.kv

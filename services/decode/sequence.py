@@ -11,7 +11,7 @@ from shared.messages.requests import SubmitRequest
 from shared.specs.ids import BlockId
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Arrival:
     """Taken into the queue; owns no blocks yet."""
 
@@ -26,7 +26,7 @@ class Arrival:
         return Owner(self.work.request, self.work.attempt)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Sequence:
     """Owns blocks and takes part in steps. Satisfies `shared.policy.decode.Member`."""
 

@@ -132,8 +132,11 @@ class Handoff:
         return Sending(request=owner.request, attempt=owner.attempt, checksums=sums)
 
     async def released(self, message: KvReleased) -> None:
-        self._teller.forget(message.request, message.attempt)
-        self.end(Owner(message.request, message.attempt))
+        """Of what is not held here, a release says nothing: it is late, or of an attempt that is still computed."""
+        owner = Owner(message.request, message.attempt)
+        if owner in self._parcels:
+            self._teller.forget(message.request, message.attempt)
+            self.end(owner)
 
     async def renewed(self, message: KvRenewed) -> None:
         until = time.monotonic() + self._lease_seconds
@@ -147,10 +150,12 @@ class Handoff:
             now = time.monotonic()
             if now >= self._offer_again_at:
                 self._offer_again()
-            for owner in self._ledger.expired(now):
+            owners = self._ledger.expired(now)
+            for owner in owners:
                 log.warning("kv_lease_expired", request_id=owner.request, attempt=owner.attempt)
                 self._teller.forget(owner.request, owner.attempt)
                 self.end(owner)
+            for owner in owners:
                 expired = KvExpired(request=owner.request, attempt=owner.attempt, source=self._instance)
                 try:
                     await self._bus.publish(KvExpired.SUBJECT, expired)

@@ -75,8 +75,7 @@ class PrefillWorker:
         refusal = self._refusal(work)
         if refusal is not None:
             return refusal
-        if known is not None:
-            await self.abort(AbortRequest(request=work.request, attempt=known))
+        self._end(work.request, work.attempt)
         context = work.prompt + work.generated
         blocks = blocks_for(len(context), self._limits.block_tokens)
         self._teller.begin(work)
@@ -86,10 +85,7 @@ class PrefillWorker:
 
     async def abort(self, message: AbortRequest) -> None:
         """What waits stops at once; what is computed or moved is dropped when the step or the transfer has ended."""
-        for work in self.works():
-            if work.request == message.request and work.attempt <= message.attempt:
-                self._drop(Owner(work.request, work.attempt))
-                self._teller.end(work.request, "aborted")
+        self._end(message.request, message.attempt)
         await self._teller.flush()
 
     async def abort_requests_of(self, gateway: InstanceId) -> None:
@@ -177,6 +173,13 @@ class PrefillWorker:
         else:
             self._ledger.release(job.owner)
 
+    def _end(self, request: RequestId, attempt: int) -> None:
+        """Attempts up to this one are aborted, and the gateway is told with the next flush."""
+        for work in self.works():
+            if work.request == request and work.attempt <= attempt:
+                self._drop(Owner(work.request, work.attempt))
+                self._teller.end(work.request, "aborted")
+
     def _drop(self, owner: Owner) -> None:
         self._waiting = deque(job for job in self._waiting if job.owner != owner)
         self._ledger.release(owner)  # dooms it if it is being computed
@@ -193,6 +196,8 @@ class PrefillWorker:
         limits = self._limits
         if self.draining:
             return Refused.of(work, "draining", "this instance is going away")
+        if Owner(work.request, work.attempt) in self._ledger:
+            return Refused.of(work, "invalid", "it was aborted here, and a transfer of it has not ended yet")
         if work.context_tokens > limits.max_model_tokens:
             what = f"{work.context_tokens} tokens, {limits.max_model_tokens} fit here"
             return Refused.of(work, "too_long", what)

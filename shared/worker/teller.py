@@ -67,6 +67,7 @@ class Teller:
     async def interrupt(self, work: SubmitRequest, reason: str) -> None:
         """Give the request back to its gateway, which submits it again with what it has."""
         self.forget(work.request, work.attempt)
+        await self.flush()  # first what it has: else that is computed once more
         message = RequestInterrupted(request=work.request, attempt=work.attempt, reason=reason)
         log.warning("request_interrupted", request_id=work.request, attempt=work.attempt, reason=reason)
         try:
