@@ -149,8 +149,8 @@ class Cluster:
         self._scheduler_bus = bus = await self._connect("scheduler")
         limits = replace(Limits(), settle_seconds=0.1)
         self._dispatcher = Dispatcher(limits)
-        service = SchedulerService(bus, instance, self._dispatcher, None, SchedulerMetrics(instance, MODEL))
-        self._scheduler = asyncio.create_task(service.run(self._stop))
+        self.scheduler = SchedulerService(bus, instance, self._dispatcher, None, SchedulerMetrics(instance, MODEL))
+        self._scheduler = asyncio.create_task(self.scheduler.run(self._stop))
 
     async def _on_beat(self, beat: Beat) -> None:
         self.beats[beat.instance] = beat

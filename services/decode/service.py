@@ -57,7 +57,7 @@ class DecodeService:
         )
         self._intake = Intake(self.ledger, self._worker, self._puller, self._teller, limits)
         self._heart = Heart(bus, self._describe)
-        self._neighbours = Neighbours(self._heart.changed, self._on_lost, self._links.heard)
+        self._neighbours = Neighbours(instance, self._heart.changed, self._on_lost, self._links.heard)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set or the bus is closed for good, then let what is here finish or hand it back."""

@@ -20,6 +20,8 @@ log = structlog.get_logger()
 ANSWER_SECONDS = 1.0
 PAUSE_SECONDS = 0.05  # between two rounds: what becomes known meanwhile goes into one message
 MOST_WANTS = 256  # in one message
+RETURN_SECONDS = 3.0  # after an outage of the bus: by then everybody has connected again, and was heard
+LONGEST_OUTAGE_SECONDS = 30.0  # then it is no longer waited for
 
 
 class Resync:
@@ -32,11 +34,16 @@ class Resync:
         self._doubtful: dict[RequestId, RequestLife] = {}
         self._wanted = asyncio.Event()
         self._next_step: dict[InstanceId, int] = {}
+        self._down_since: float | None = None
+        self._regained_at = float("-inf")
 
     def ask_about(self, lives: Iterable[RequestLife]) -> None:
         for life in lives:
             self._doubtful[life.request] = life
             self._wanted.set()
+
+    def reconnected(self, now: float) -> None:
+        self._regained_at = now
 
     def is_gap(self, batch: TokenBatch) -> bool:
         """Whether batches of this source were lost before this one."""
@@ -58,11 +65,12 @@ class Resync:
         wants = {life.request: want for life in lives if (want := life.want()) is not None}
         if not wants:
             return
-        holders = self._topology.holders(time.monotonic())
+        now = time.monotonic()
+        holders = self._topology.holders(now) if self._bus.connected else []
         answers = await asyncio.gather(*(self._ask(beat, tuple(wants.values())) for beat in holders))
         rows = [row for answer in answers if answer is not None for row in answer.rows if row.request in wants]
         known = {row.request for row in rows if _has_it(row, wants[row.request])}
-        everybody_answered = None not in answers
+        everybody_answered = None not in answers and self._all_can_be_asked(now)
         by_name = {life.request: life for life in lives}
         for row in rows:
             self._feed(by_name[row.request], row)
@@ -70,6 +78,14 @@ class Resync:
             if request in known or everybody_answered:
                 self._feed(by_name[request], Asked(want.attempt, request in known))
         log.info("tokens_asked_for", requests=len(wants), instances=len(holders), known=len(known))
+
+    def _all_can_be_asked(self, now: float) -> bool:
+        """Not while the bus is down, nor just after: those who compute go on meanwhile, and know what they hold."""
+        if self._bus.connected:
+            self._down_since = None
+            return now - self._regained_at >= RETURN_SECONDS
+        self._down_since = now if self._down_since is None else self._down_since
+        return now - self._down_since >= LONGEST_OUTAGE_SECONDS
 
     async def _ask(self, beat: Beat, wants: tuple[Want, ...]) -> ResumedTokens | None:
         """What one instance knows; None if it did not say."""

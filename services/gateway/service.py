@@ -105,7 +105,7 @@ class GatewayService:
         tokens = TokenBatch.SUBJECT.format(gateway=self.instance)
         await self._bus.subscribe(tokens, self._on_tokens, TokenBatch, RequestInterrupted)
         await self._bus.subscribe(Beat.SUBJECT.format(role="*", instance="*"), self._on_beat, Beat)
-        self._bus.on_reconnect(self._ask_about_all)
+        self._bus.on_reconnect(self._on_reconnect)
 
     async def run(self) -> None:
         """Until cancelled: asks about silent requests, ends those that take too long, repeats aborts."""
@@ -125,7 +125,7 @@ class GatewayService:
 
     async def _on_tokens(self, message: TokenBatch | RequestInterrupted) -> None:
         if isinstance(message, TokenBatch) and self._resync.is_gap(message):
-            await self._ask_about_all()
+            self._ask_about_all()
         for row in message.rows if isinstance(message, TokenBatch) else (message,):
             live = self._live.get(row.request)
             if live is None or row.attempt < live.life.attempt:
@@ -139,7 +139,11 @@ class GatewayService:
             for live in list(self._live.values()):
                 self.feed(live, SchedulerChanged())
 
-    async def _ask_about_all(self) -> None:
+    async def _on_reconnect(self) -> None:
+        self._resync.reconnected(time.monotonic())
+        self._ask_about_all()
+
+    def _ask_about_all(self) -> None:
         self._resync.ask_about(live.life for live in self._live.values())
 
     async def _tick(self) -> None:

@@ -57,7 +57,7 @@ class PrefillService:
         )
         self._worker = PrefillWorker(self._thread, self.ledger, self._teller, self._handoff, limits)
         self._heart = Heart(bus, self._describe)
-        self._neighbours = Neighbours(self._heart.changed, self._on_lost, self._on_beat)
+        self._neighbours = Neighbours(instance, self._heart.changed, self._on_lost, self._on_beat)
         self._scheduler: InstanceId | None = None
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -16,6 +16,10 @@ class Presence:
     def heard(self, instance: InstanceId, now: float) -> None:
         self._last[instance] = now
 
+    def pardon(self, now: float) -> None:
+        """Nobody could be heard until now: nobody's silence counts."""
+        self._last = dict.fromkeys(self._last, now)
+
     def lost(self, now: float) -> list[InstanceId]:
         """Those that have been silent for too long; each is reported once."""
         gone = [instance for instance, last in self._last.items() if now - last > self._limit]

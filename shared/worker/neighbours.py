@@ -14,6 +14,7 @@ from shared.specs.ids import InstanceId
 log = structlog.get_logger()
 
 LOST_SECONDS = 4.0  # three beats missed and the fourth overdue
+DEAF_SECONDS = 2.5  # without a beat of our own: then it is us, or the bus, and nobody else's silence counts
 SWEEP_SECONDS = 0.25
 
 
@@ -22,11 +23,14 @@ class Neighbours:
 
     def __init__(
         self,
+        instance: InstanceId,
         greet: Callable[[], None],
         on_lost: Callable[[InstanceId], Awaitable[None]],
         on_beat: Callable[[Beat], Awaitable[None]] | None = None,
     ) -> None:
         self._greet, self._on_lost, self._on_beat = greet, on_lost, on_beat
+        self._instance = instance
+        self._heard_ourselves_at = float("-inf")
         self._presence = Presence(LOST_SECONDS)
 
     async def listen(self, bus: Bus) -> Subscription:
@@ -39,11 +43,17 @@ class Neighbours:
     async def run(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            for instance in self._presence.lost(time.monotonic()):
+            now = time.monotonic()
+            if now - self._heard_ourselves_at > DEAF_SECONDS:
+                self._presence.pardon(now)
+            for instance in self._presence.lost(now):
                 log.warning("neighbour_lost", neighbour=instance)
                 await self._on_lost(instance)
 
     async def _heard(self, beat: Beat) -> None:
+        if beat.instance == self._instance:
+            self._heard_ourselves_at = time.monotonic()
+            return
         if beat.instance not in self._presence:
             self._greet()
         self.expect(beat.instance)

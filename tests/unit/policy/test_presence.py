@@ -17,3 +17,11 @@ def test_an_instance_that_speaks_again_is_back():
     presence.lost(now=9.0)
     presence.heard(InstanceId("decode-1"), now=10.0)
     assert presence.lost(now=14.0) == ["decode-1"]
+
+
+def test_after_a_time_in_which_nobody_could_be_heard_everybody_has_the_whole_limit_again():
+    presence = Presence(limit_seconds=3.0)
+    presence.heard(InstanceId("decode-1"), now=0.0)
+    presence.pardon(now=10.0)
+    assert presence.lost(now=12.9) == []
+    assert presence.lost(now=13.1) == ["decode-1"]
