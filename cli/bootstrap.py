@@ -87,8 +87,10 @@ class Installation:
         print(f"Making {self.folder} with Python {sys.version.split()[0]} (first start only)", flush=True)
         self._explain_download_size()
         shutil.rmtree(self.folder, ignore_errors=True)
-        if subprocess.run([sys.executable, "-m", "venv", self.folder], check=False).returncode != 0:
-            raise CannotInstall(f"`{sys.executable} -m venv` failed; its message is above")
+        command = [sys.executable, "-m", "venv", self.folder]
+        making = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)  # silent when Ctrl-C ends it
+        if making.returncode != 0:
+            raise CannotInstall(f"`{sys.executable} -m venv` failed: {making.stderr.strip()}")
 
     def _explain_download_size(self) -> None:
         if not Path("/proc/driver/nvidia").exists() and not any(name.startswith("PIP_") for name in os.environ):

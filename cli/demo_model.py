@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 SEED = 20240710
@@ -74,10 +74,8 @@ def ensure(folder: Path) -> bool:
 
 def _write(folder: Path) -> None:
     tokenizer = _train_tokenizer()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    weights = folder / "model.safetensors"
-    save_file(_weights(tokenizer), weights, metadata={"format": "pt"})
-    weights.chmod(0o644)  # it is made for its owner alone; a container reads it as another user
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True))
+    (folder / "model.safetensors").write_bytes(save(_weights(tokenizer), metadata={"format": "pt"}))
     special = {"bos_token": "<|begin|>", "eos_token": "<|end|>", "pad_token": "<|pad|>"}
     tokenizer_config = special | {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -7,7 +7,10 @@ import time
 from pathlib import Path
 from typing import Self
 
+from cli.problems import Problem
+
 KEPT_RUNS = 10
+LEAST_FREE_BYTES = 16 << 20
 
 
 class RunFolder:
@@ -23,9 +26,19 @@ class RunFolder:
 
     @classmethod
     def create(cls, runs: Path, log_dir: Path | None = None) -> Self:
-        """A new folder in `runs`; of those of ended runs the oldest go. `log_dir`: where to put the logs instead."""
+        """A new folder in `runs`; of those of ended runs the oldest go. `log_dir`: where to put the logs instead.
+
+        Problem if nothing can be written there.
+        """
         path = runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-        folder = cls(path, log_dir or path / "logs")
+        try:
+            folder = cls(path, log_dir or path / "logs")
+        except OSError as error:
+            raise Problem(f"cannot write there: {error}") from error
+        free_bytes = shutil.disk_usage(folder.logs).free
+        if free_bytes < LEAST_FREE_BYTES:
+            folder.close()
+            raise Problem(f"only {free_bytes >> 20} MiB are left on the disk of {folder.logs}: free some first")
         for old in sorted(runs.iterdir(), reverse=True)[KEPT_RUNS:]:
             lock = _try_lock(old)
             if lock is not None:

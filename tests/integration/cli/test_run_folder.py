@@ -1,5 +1,10 @@
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from cli.problems import Problem
 from cli.run_folder import KEPT_RUNS, RunFolder
 
 
@@ -29,3 +34,15 @@ def test_of_ended_runs_the_oldest_go_but_never_one_that_is_alive(tmp_path: Path)
     assert len(list(tmp_path.iterdir())) == KEPT_RUNS + 1
     alive.close()
     folder.close()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(Problem, match=f"cannot write there.*{tmp_path}/file"):
+        RunFolder.create(tmp_path / "file")
+
+
+def test_a_full_disk_is_found_before_anything_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 << 20))
+    with pytest.raises(Problem, match=rf"only 3 MiB are left on the disk of {tmp_path}"):
+        RunFolder.create(tmp_path)
