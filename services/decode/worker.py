@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import structlog
 
 from services.decode.sequence import Sequence
-from shared.engine.pieces import Draw, Drawn, Piece
+from shared.engine.pieces import Draw, Drawn, NonFiniteLogits, Piece
 from shared.engine.thread import EngineThread
 from shared.kv.layout import blocks_for
 from shared.kv.ledger import Ledger
 from shared.policy.decode import Order, plan_step
 from shared.policy.finish import finish_of
+from shared.policy.step_failures import StepFailures
 from shared.telemetry import traces
 from shared.worker.teller import Teller
 
@@ -34,7 +35,7 @@ class DecodeWorker:
         self.members: list[Sequence] = []  # in order of admission
         self._wake = asyncio.Event()
         self._freed = asyncio.Event()
-        self.failures_in_a_row = 0
+        self.failures = StepFailures()
 
     def join(self, sequence: Sequence) -> None:
         self.members.append(sequence)
@@ -82,13 +83,14 @@ class DecodeWorker:
         await self._teller.flush()  # the previous step's tokens leave while this one is computed
         try:
             drawn = await step
-        except Exception as error:  # whatever the engine met: this batch goes back, the instance lives on
-            self.failures_in_a_row += 1
-            log.exception("decode_step_failed", sequences=len(pieces))
-            for member, _ in pieces:
+        except Exception as error:  # whatever the engine met: who is concerned goes back, the instance lives on
+            culprits = [pieces[i] for i in error.pieces] if isinstance(error, NonFiniteLogits) else pieces
+            self.failures.failed([member.work.request for member, _ in culprits])
+            log.exception("decode_step_failed", sequences=len(pieces), given_back=len(culprits))
+            for member, _ in culprits:
                 await self._give_back(member, f"decode failed: {error}")
             return
-        self.failures_in_a_row = 0
+        self.failures.succeeded()
         for (member, count), result in zip(pieces, drawn, strict=True):
             member.computed += count
             if result is not None and not member.arrival.dropped:

@@ -25,7 +25,7 @@ from shared.worker.teller import Teller
 
 log = structlog.get_logger()
 
-MOST_FAILURES = 3  # failed steps in a row, after which this instance takes itself out
+MOST_FAILURES = 3  # failed steps in a row, of different requests, after which this instance takes itself out
 
 
 class PrefillService:
@@ -122,14 +122,14 @@ class PrefillService:
 
     def _describe(self, number: int) -> Beat:
         worker, engine = self._worker, self._engine
-        broken = worker.failures_in_a_row >= MOST_FAILURES
+        broken = worker.failures.in_a_row >= MOST_FAILURES
         return Beat(
             instance=self._instance,
             role="prefill",
             number=number,
             model=self._config.instance.served_model,
             ready=not broken,
-            detail=f"the last {worker.failures_in_a_row} steps failed" if broken else "",
+            detail=f"{worker.failures.in_a_row} steps in a row failed" if broken else "",
             draining=worker.draining,
             kv_format=engine.kv_format,
             capacity=Capacity(

@@ -18,6 +18,7 @@ from shared.messages.requests import AbortRequest, Refused, SubmitRequest
 from shared.messages.work import Started, StartPrefill
 from shared.policy.finish import finish_of
 from shared.policy.prefill import Waiting, next_prefill_batch
+from shared.policy.step_failures import StepFailures
 from shared.specs.ids import InstanceId, RequestId
 from shared.telemetry import traces
 from shared.worker.teller import Teller
@@ -61,7 +62,7 @@ class PrefillWorker:
         self._computing: list[Job] = []
         self._wake = asyncio.Event()
         self.draining = False
-        self.failures_in_a_row = 0
+        self.failures = StepFailures()
 
     # -- what the bus asks --------------------------------------------------------------------------------------------
 
@@ -141,13 +142,13 @@ class PrefillWorker:
         try:
             drawn = await self._engine.step(pieces)
         except Exception as error:  # whatever the engine met: these requests go back, the instance lives on
-            self.failures_in_a_row += 1
+            self.failures.failed([job.work.request for job in batch])
             log.exception("prefill_step_failed", requests=len(batch))
             await self._give_back(batch, f"prefill failed: {error}")
             return
         finally:
             self._computing = []
-        self.failures_in_a_row = 0
+        self.failures.succeeded()
         for job, result in zip(batch, drawn, strict=True):
             assert result is not None
             self._record(job, result, started_ns, len(batch))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from shared.bus.memory import MemoryBus
+from shared.engine.pieces import NonFiniteLogits
 from shared.engine.step import Engine
 from shared.messages.handoff import KvHandle, KvReleased, LinkTest, PullBlocks
 from shared.messages.requests import AbortRequest, Refused, SubmitRequest
@@ -19,6 +20,7 @@ from shared.transport.interface import TransferFailed
 from shared.transport.loopback import LoopbackTransport
 from shared.worker.teller import Teller
 from tests.cluster import MODEL, Cluster
+from tests.live_gateway import live_gateway
 
 PROMPT = list(range(10, 40))
 SHORT = Sampling(max_tokens=8, temperature=0.0)
@@ -269,3 +271,68 @@ async def test_tokens_reach_the_gateway_before_the_interruption_that_follows_the
     await teller.interrupt(work_of("r"), "preempted")
     await bus.close()
     assert [type(message) for message in seen] == [TokenBatch, RequestInterrupted]
+
+
+class PoisonedEngine(Engine):
+    """The real engine; a step with this token in it fails."""
+
+    POISON = 13
+
+    def __init__(self, engine: Engine) -> None:
+        self.__dict__ = engine.__dict__
+
+    def step(self, pieces):
+        if any(self.POISON in piece.tokens for piece in pieces):
+            raise RuntimeError("says the test")
+        return super().step(pieces)
+
+
+async def test_a_request_that_no_engine_can_compute_takes_no_instance_out_of_service(
+    connect, make_transport, model: Path, alone
+):
+    async with (
+        Cluster(connect, make_transport, model, engine_of=PoisonedEngine) as cluster,
+        live_gateway(await connect("live-gateway"), MODEL) as gateway,
+    ):
+        end = await asyncio.wait_for(gateway.begin([7, PoisonedEngine.POISON], SHORT).ended(), 10)
+        assert end.error is not None
+        assert all(beat.ready for beat in cluster.beats.values())
+        later = gateway.begin([7, 8, 9], SHORT)
+        await asyncio.wait_for(later.ended(), 10)
+        await cluster.until(cluster.idle)
+    assert later.tokens == alone([7, 8, 9], SHORT)
+
+
+class NotFiniteOnce(SlowEngine):
+    """Finds logits that are not finite for the prompt that begins with POISON, in its first step with others."""
+
+    POISON = 13
+    found = False
+
+    def step(self, pieces):
+        drawn = super().step(pieces)
+        bad = [i for i, piece in enumerate(pieces) if piece.draw is not None and piece.draw.prompt[0] == self.POISON]
+        if bad and len(pieces) > 1 and not self.found:
+            self.found = True
+            raise NonFiniteLogits(bad)
+        return drawn
+
+
+async def test_logits_that_are_not_finite_concern_only_the_sequence_that_has_them(
+    connect, make_transport, model: Path, alone
+):
+    made: list[Engine] = []
+
+    def second(engine: Engine) -> Engine:  # the cluster starts prefill instances first
+        made.append(engine if not made else NotFiniteOnce(engine))
+        return made[-1]
+
+    long = replace(SHORT, max_tokens=40)
+    async with Cluster(connect, make_transport, model, engine_of=second) as cluster:
+        innocent = await cluster.gateway.submit([7, 8, 9], long, MODEL)
+        await innocent.has(3)
+        poisoned = await cluster.gateway.submit([13, 8, 9], long, MODEL)
+        await asyncio.gather(innocent.has(40), poisoned.has(40))
+        await cluster.until(cluster.idle)
+    assert (innocent.tokens, poisoned.tokens) == (alone([7, 8, 9], long), alone([13, 8, 9], long))
+    assert (len(innocent.interruptions), len(poisoned.interruptions)) == (0, 1)
