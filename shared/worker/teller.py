@@ -21,6 +21,7 @@ class Teller:
         self._bus = bus
         self._instance = instance
         self._log = TokenLog(instance)
+        self._flushing = asyncio.Lock()  # batches of two flushes must not overtake each other
         self._settled = asyncio.Event()
         self._settled.set()
 
@@ -57,12 +58,13 @@ class Teller:
 
     async def flush(self) -> None:
         """Publish what has been queued. A batch that cannot be sent stays in the log, and the gateway will ask."""
-        self._log.expire(time.monotonic())
-        for gateway, batch in self._log.batches():
-            try:
-                await self._bus.publish(TokenBatch.SUBJECT.format(gateway=gateway), batch)
-            except BusError as error:
-                log.warning("tokens_not_sent", gateway=gateway, rows=len(batch.rows), error=str(error))
+        async with self._flushing:
+            self._log.expire(time.monotonic())
+            for gateway, batch in self._log.batches():
+                try:
+                    await self._bus.publish(TokenBatch.SUBJECT.format(gateway=gateway), batch)
+                except BusError as error:
+                    log.warning("tokens_not_sent", gateway=gateway, rows=len(batch.rows), error=str(error))
 
     async def interrupt(self, work: SubmitRequest, reason: str) -> None:
         """Give the request back to its gateway, which submits it again with what it has."""

@@ -273,6 +273,28 @@ async def test_tokens_reach_the_gateway_before_the_interruption_that_follows_the
     assert [type(message) for message in seen] == [TokenBatch, RequestInterrupted]
 
 
+async def test_batches_reach_each_gateway_in_order_though_two_flushes_cross(hub: MemoryBus):
+    """Else a gateway sees a gap where there is none, and asks everybody about everything."""
+    bus, steps = hub.connect("gateway"), list[int]()
+
+    async def note(message: TokenBatch) -> None:
+        steps.append(message.step)
+
+    await bus.subscribe(TokenBatch.SUBJECT.format(gateway=GATEWAY), note, TokenBatch)
+    teller = Teller(hub.connect("decode"), InstanceId("decode-1"))
+    teller.begin(replace(work_of("other"), gateway=InstanceId("gateway-11111111")))
+    teller.begin(work_of("r"))
+    teller.tell(RequestId("other"), 5, None, None)
+    teller.tell(RequestId("r"), 5, None, None)
+    first = asyncio.create_task(teller.flush())
+    await asyncio.sleep(0)
+    teller.tell(RequestId("r"), 6, None, None)
+    await teller.flush()
+    await first
+    await bus.close()
+    assert steps == [0, 1]
+
+
 class PoisonedEngine(Engine):
     """The real engine; a step with this token in it fails."""
 
