@@ -1,7 +1,6 @@
 """StartDecode -> a running sequence: waits for room, reserves blocks, pulls the KV, lets prefill free its copy."""
 
 import asyncio
-import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -136,7 +135,7 @@ class Intake:
     def _admit(self, arrival: Arrival) -> None:
         count = blocks_for(arrival.work.context_tokens + 1, self._limits.block_tokens)
         self._ledger.take(arrival.owner, count, State.RESERVED)
-        traces.record_span(traces.DECODE_QUEUE, arrival.trace, arrival.arrived_ns, time.time_ns(), {})
+        arrival.record_span(traces.DECODE_QUEUE, arrival.arrived_ns, {})
         if arrival.kv is None:
             self._join(arrival)
             return

@@ -73,8 +73,9 @@ class Puller:
             traces.KV_BLOCKS: len(kv.blocks),
             traces.KV_BYTES: report.bytes,
             traces.KV_TRANSPORT: report.transport,
+            traces.KV_MOVE_SECONDS: report.move_seconds,
         }
-        traces.record_span(traces.KV_TRANSFER, arrival.trace, started_ns, time.time_ns(), attributes)
+        arrival.record_span(traces.KV_TRANSFER, started_ns, attributes)
 
     async def release(self, arrival: Arrival) -> None:
         """Tell the source that its copy is not wanted any more. If that is lost, the lease ends it."""

@@ -1,7 +1,6 @@
 """Batch -> tokens: iteration-level batching over the sequences that own blocks here."""
 
 import asyncio
-import time
 from dataclasses import dataclass
 
 import structlog
@@ -114,7 +113,7 @@ class DecodeWorker:
         self._ledger.release(member.arrival.owner)
         self._freed.set()
         attributes = {traces.OUTPUT_TOKENS: len(member.generated), traces.FINISH_REASON: outcome}
-        traces.record_span(traces.DECODE_GENERATE, member.arrival.trace, member.started_ns, time.time_ns(), attributes)
+        member.arrival.record_span(traces.DECODE_GENERATE, member.started_ns, attributes)
 
 
 def _piece(member: Sequence, count: int) -> Piece:

@@ -66,6 +66,8 @@ class Boundary:
                         scope["state"]["cut_connection"]()  # it must not look complete
                         await asyncio.sleep(0)  # for uvicorn to hear of it, or it takes the response for forgotten
                 span.set_attribute(traces.HTTP_STATUS, status)
+                if given:
+                    span.set_attribute(traces.CLIENT_ID, (given,))
                 if status >= 500:
                     span.set_status(StatusCode.ERROR)
         finally:

@@ -48,7 +48,7 @@ class Generation:
     ) -> None:
         scope, receive, send = connection
         answer = Answer(self.service, self.model, options, scope["state"]["call"], scope["state"]["arrived_at"])
-        spans.describe_request(form.operation, options, scope["state"]["call"])
+        spans.describe_request(form.operation, options, scope["state"]["call"], form.name)
         try:
             async with given_up_when_client_leaves(answer, receive):
                 answer.begin(prompts, max_tokens)

@@ -11,7 +11,8 @@ from shared.telemetry import traces
 Operation = Literal["chat", "text_completion"]
 
 
-def describe_request(operation: Operation, options: Options, call: str) -> None:
+def describe_request(operation: Operation, options: Options, call: str, response: str) -> None:
+    """`call` begins the ids of its requests; `response` is the answer's id."""
     span = trace.get_current_span()
     if not span.is_recording():
         return
@@ -19,6 +20,7 @@ def describe_request(operation: Operation, options: Options, call: str) -> None:
         traces.OPERATION: operation,
         traces.PROVIDER: "distserve",
         traces.REQUEST_ID: call,
+        traces.RESPONSE_ID: response,
         traces.REQUEST_MODEL: options.model,
         traces.REQUEST_TEMPERATURE: options.temperature,
         traces.REQUEST_TOP_P: options.top_p,

@@ -164,8 +164,9 @@ class PrefillWorker:
         if not self._ledger.move(job.owner, State.HELD):
             return  # aborted while it was computed
         work, now_ns = job.work, time.time_ns()
-        traces.record_span(traces.PREFILL_QUEUE, job.trace, job.arrived_ns, started_ns, {})
-        attributes = {traces.CONTEXT_TOKENS: len(job.context), traces.BATCH_REQUESTS: batch_requests}
+        request = {traces.REQUEST_ID: work.request, traces.ATTEMPT: work.attempt}
+        traces.record_span(traces.PREFILL_QUEUE, job.trace, job.arrived_ns, started_ns, request)
+        attributes = request | {traces.CONTEXT_TOKENS: len(job.context), traces.BATCH_REQUESTS: batch_requests}
         traces.record_span(traces.PREFILL_FORWARD, job.trace, started_ns, now_ns, attributes)
         finish = finish_of(work.sampling, drawn.token, len(work.generated) + 1)
         self._teller.tell(work.request, drawn.token, drawn.logprobs, finish)
