@@ -24,6 +24,7 @@ def build_app(config: GatewayConfig, service: GatewayService, model: ServedModel
         prompts=prompts,
         body=body,
         pace=config.pace,
+        targets=config.targets,
     )
     routes = Routes(service=service, model=model, prompts=prompts, body=body, started_at=int(time.time()))
     router = Router(

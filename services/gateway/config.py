@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from services.gateway.requests import Patience
 from services.gateway.stream import Pace
+from services.gateway.targets import LatencyTargets
 from shared.bus.settings import BusSettings
 from shared.specs.settings import BadSetting, Environment
 
@@ -23,6 +24,7 @@ class GatewayConfig:
     request_seconds: float  # for an answer to be complete
     pace: Pace
     patience: Patience
+    targets: LatencyTargets  # of requests that name none
     drain_seconds: float  # on SIGTERM: for running answers to be complete
 
     @classmethod
@@ -51,6 +53,10 @@ class GatewayConfig:
             patience=Patience(
                 first=env.number("SUBMIT_TIMEOUT", 5.0, least=0.1),
                 recovery=env.number("RECOVERY_TIMEOUT", 30.0, least=0.1),
+            ),
+            targets=LatencyTargets(
+                ttft_seconds=env.number("SLO_TTFT_MS", 0.0) / 1e3 or None,
+                tpot_seconds=env.number("SLO_TPOT_MS", 0.0) / 1e3 or None,
             ),
             drain_seconds=env.number("DRAIN_TIMEOUT", 30.0),
         )

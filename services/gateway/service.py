@@ -14,6 +14,7 @@ from services.gateway.events import Ask, Ended, Event, GivenUp, News, SchedulerC
 from services.gateway.live import LiveRequest
 from services.gateway.requests import Patience, RequestLife
 from services.gateway.resync import Resync
+from services.gateway.targets import LatencyTargets
 from services.gateway.topology import Topology
 from shared.bus.interface import Bus, BusError
 from shared.messages.codec import MalformedMessage
@@ -67,13 +68,14 @@ class GatewayService:
         prompt: tuple[int, ...],
         sampling: Sampling,
         arrived_at: float,
+        targets: LatencyTargets,
         news: asyncio.Event,
     ) -> LiveRequest:
         """Submit a new request. `arrived_at`: of its last byte, monotonic seconds. ApiError if there are too many."""
         if len(self._live) >= self._most_requests:
             raise overloaded(f"This gateway already has {len(self._live)} requests", retry_after_seconds=1.0)
         life = RequestLife(request, self.instance, self._model, prompt, sampling, self._patience)
-        live = self._live[request] = LiveRequest(life, arrived_at, self._deadline_seconds, news)
+        live = self._live[request] = LiveRequest(life, arrived_at, self._deadline_seconds, targets, news)
         self._perform(live, life.begin(time.monotonic()))
         return live
 
@@ -202,9 +204,9 @@ class GatewayService:
         message = live.ended(self.instance)
         if ended.taken:
             self._spawn(self._publish(RequestEnded.SUBJECT, message), live.context)
-        live.context.copy().run(self._note_end, message, time.monotonic() - live.arrived_at)
+        live.context.copy().run(self._note_end, message, live.targets, time.monotonic() - live.arrived_at)
 
-    def _note_end(self, ended: RequestEnded, total_seconds: float) -> None:
+    def _note_end(self, ended: RequestEnded, targets: LatencyTargets, total_seconds: float) -> None:
         self.metrics.request_ended(
             ended.outcome,
             prompt_tokens=ended.prompt_tokens,
@@ -213,6 +215,9 @@ class GatewayService:
             tpot_seconds=ended.tpot_seconds,
             total_seconds=total_seconds,
         )
+        verdict = targets.judge(ended.outcome, ended.ttft_seconds, ended.tpot_seconds)
+        if verdict is not None:
+            self.metrics.targets_judged(verdict, targets.origin)
         log.info(
             "request_ended",
             request_id=ended.request,
@@ -223,6 +228,7 @@ class GatewayService:
             output_tokens=ended.output_tokens,
             ttft_seconds=ended.ttft_seconds,
             tpot_seconds=ended.tpot_seconds,
+            targets=verdict,
         )
 
     def _send_aborts(self, now: float) -> None:
