@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from services.gateway.requests import Patience
 from services.gateway.stream import Pace
@@ -25,6 +26,7 @@ class GatewayConfig:
     pace: Pace
     patience: Patience
     targets: LatencyTargets  # of requests that name none
+    trace_folder: Path | None  # of all services' trace files, if they are here
     drain_seconds: float  # on SIGTERM: for running answers to be complete
 
     @classmethod
@@ -58,6 +60,7 @@ class GatewayConfig:
                 ttft_seconds=env.number("SLO_TTFT_MS", 0.0) / 1e3 or None,
                 tpot_seconds=env.number("SLO_TPOT_MS", 0.0) / 1e3 or None,
             ),
+            trace_folder=Path(traces) if (traces := env.text("TRACE_DIR", "")) else None,
             drain_seconds=env.number("DRAIN_TIMEOUT", 30.0),
         )
 

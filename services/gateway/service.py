@@ -7,11 +7,13 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import structlog
+from opentelemetry import trace
 
 from services.gateway.aborts import Aborts
 from services.gateway.errors import ApiError, overloaded, took_too_long
 from services.gateway.events import Ask, Ended, Event, GivenUp, News, SchedulerChanged, Submit, Unanswered
 from services.gateway.live import LiveRequest
+from services.gateway.recent import EndedRequest, RecentRequests
 from services.gateway.requests import Patience, RequestLife
 from services.gateway.resync import Resync
 from services.gateway.targets import LatencyTargets
@@ -45,6 +47,7 @@ class GatewayService:
         self.instance = instance
         self.metrics = metrics
         self.topology = Topology(model)
+        self.recent = RecentRequests()
         self.draining = False
         self._bus, self._model, self._patience = bus, model, patience
         self._deadline_seconds, self._most_requests = deadline_seconds, most_requests
@@ -218,6 +221,22 @@ class GatewayService:
         verdict = targets.judge(ended.outcome, ended.ttft_seconds, ended.tpot_seconds)
         if verdict is not None:
             self.metrics.targets_judged(verdict, targets.origin)
+        span = trace.get_current_span().get_span_context()
+        self.recent.note(
+            EndedRequest(
+                request=ended.request,
+                trace=f"{span.trace_id:032x}" if span.is_valid else "",
+                ended_at=time.time(),
+                outcome=ended.outcome,
+                attempts=ended.attempt + 1,
+                prompt_tokens=ended.prompt_tokens,
+                output_tokens=ended.output_tokens,
+                ttft_seconds=ended.ttft_seconds,
+                tpot_seconds=ended.tpot_seconds,
+                total_seconds=total_seconds,
+                verdict=verdict,
+            )
+        )
         log.info(
             "request_ended",
             request_id=ended.request,

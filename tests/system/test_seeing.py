@@ -1,4 +1,4 @@
-"""What a person sees of a running stack: traces in the terminal, metrics of every part."""
+"""What a person sees of a running stack: traces in the terminal, metrics of every part, the page in a browser."""
 
 import json
 import os
@@ -13,9 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shared.specs.ids import InstanceId
 from shared.telemetry.metrics import DecodeMetrics, GatewayMetrics, PrefillMetrics, SchedulerMetrics
+from tests.system.browser import browser
 from tests.system.test_up import ROOT, Up
 
 RUNS = ROOT / ".distserve" / "run"
+KEY = {"authorization": "Bearer secret"}
 MADE = {"gateway": GatewayMetrics, "scheduler": SchedulerMetrics, "prefill": PrefillMetrics, "decode": DecodeMetrics}
 
 
@@ -23,6 +25,7 @@ MADE = {"gateway": GatewayMetrics, "scheduler": SchedulerMetrics, "prefill": Pre
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("DISTSERVE_SLO_TTFT_MS", "5000")
+        environment.setenv("DISTSERVE_API_KEYS", "secret")
         started = Up(tmp_path_factory.mktemp("up") / "output")
     yield started
     assert started.stop() == 0, started.output
@@ -31,7 +34,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 @pytest.fixture(scope="module")
 def answer(stack: Up) -> dict:
     body = {"model": "demo", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 16, "ignore_eos": True}
-    headers = {"x-request-id": "seen", "x-llm-d-slo-tpot-ms": "0.001"}
+    headers = KEY | {"x-request-id": "seen", "x-llm-d-slo-tpot-ms": "0.001"}
     answer = httpx.post(f"{stack.url}/v1/chat/completions", json=body, headers=headers, timeout=30)
     answer.raise_for_status()
     return answer.json()
@@ -43,7 +46,7 @@ def folder_of(stack: Up) -> Path:
 
 
 def families(url: str) -> dict[str, list]:
-    text = httpx.get(url).raise_for_status().text
+    text = httpx.get(url, headers=KEY).raise_for_status().text
     return {family.name: family.samples for family in text_string_to_metric_families(text)}
 
 
@@ -103,3 +106,34 @@ def test_the_gateway_counts_what_its_client_saw(stack: Up, answer: dict):
     (judged,) = (s for s in seen["distserve_goodput_requests"] if s.name.endswith("_total") and s.value)
     assert judged.labels == {"targets": "tpot_missed", "slo": "request"}
     assert [s.value for s in seen["distserve_slo_target_seconds"]] == [5.0]
+
+
+def test_the_page_shows_the_system_and_a_person_can_click_through_it(stack: Up, answer: dict, tmp_path: Path):
+    screenshots = Path(os.environ.get("SCREENSHOTS", tmp_path))
+    with browser(tmp_path / "profile") as page:
+        page.open(f"{stack.url}/ui")
+        page.type("#key", "wrong").click("#key-form button")
+        page.wait_for("#key-wrong", "not the right one")
+        page.type("#key", "secret").click("#key-form button")
+        page.wait_for("#ready", "ready")
+        page.wait_for("#instances", "prefill-")
+        page.wait_for("#links", "cma")
+        page.wait_for("#requests", "TPOT missed")
+        page.screenshot(screenshots / "page-light.png")
+
+        page.click("#send")
+        page.wait_for("#timing", "first text after")
+        assert len(page.text("#answer")) > 20
+        page.wait_for("#requests tr:nth-child(2)", "seen")
+
+        page.click("#requests tr:nth-child(2)")
+        page.wait_for("#stages", "KV transfer")
+        page.wait_for("#stages", "over cma")
+        page.wait_for("#stages", "TPOT")
+        page.screenshot(screenshots / "page-stages.png")
+        page.click("#detail-close")
+
+        page.on_a_dark_phone()
+        assert page.width_of_content() <= page.width(), "nothing is wider than the screen"
+        page.screenshot(screenshots / "page-phone.png")
+        assert page.complaints() == []
