@@ -22,9 +22,9 @@ def with_metrics_ports(parts: Sequence[Part], ports: Sequence[int]) -> list[Part
 
 
 def write_targets(parts: Sequence[Part], folder: Path) -> None:
-    """One line of it for each part: its address, its role, its name."""
+    """One line of it for each part: its address, its role as the job, its name."""
     targets = [
-        {"targets": [f"127.0.0.1:{part.environment[PORT]}"], "labels": {"role": part.role, "part": part.name}}
+        {"targets": [f"127.0.0.1:{part.environment[PORT]}"], "labels": {"job": part.role, "part": part.name}}
         for part in parts
     ]
     (folder / FILE).write_text(json.dumps(targets, indent=1) + "\n")

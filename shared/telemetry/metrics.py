@@ -6,7 +6,8 @@ bounded by the topology; nothing that a client sends becomes one. The attributes
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
+from itertools import product
+from typing import Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -115,6 +116,10 @@ class GatewayMetrics(ServiceMetrics):
         self._goodput = self._counter(
             "distserve_goodput_requests_total", "Ended requests by the latency targets they met", "targets", "slo"
         )
+        for reason in VLLM_FINISHED_REASONS.values():  # a series from the start: its first request is a rise too
+            self._ended.labels(**self._vllm_labels, finished_reason=reason)
+        for verdict, targets_from in product(get_args(Verdict), get_args(TargetsFrom)):
+            self._goodput.labels(verdict, targets_from)
         self._target_seconds = self._gauge(
             "distserve_slo_target_seconds", "Latency targets of requests that name none", "latency"
         )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from shared.specs.ids import InstanceId
 from shared.telemetry.metrics import DecodeMetrics, GatewayMetrics, PrefillMetrics, SchedulerMetrics
 from tests.system.browser import browser
+from tests.system.real_prometheus import prometheus
 from tests.system.test_up import ROOT, Up
 
+OBSERVABILITY = ROOT / "deploy" / "observability"
 RUNS = ROOT / ".distserve" / "run"
 KEY = {"authorization": "Bearer secret"}
 MADE = {"gateway": GatewayMetrics, "scheduler": SchedulerMetrics, "prefill": PrefillMetrics, "decode": DecodeMetrics}
@@ -73,9 +76,9 @@ def test_a_request_that_has_just_ended_is_traced_by_the_id_its_client_has(stack:
 
 def test_every_part_exports_every_metric_that_is_defined_for_it(stack: Up, answer: dict):
     targets = json.loads((folder_of(stack) / "metrics.json").read_text())
-    assert {one["labels"]["role"] for one in targets} == set(MADE)
+    assert {one["labels"]["job"] for one in targets} == set(MADE)
     for one in targets:
-        role, (address,) = one["labels"]["role"], one["targets"]
+        role, (address,) = one["labels"]["job"], one["targets"]
         defined = {
             family.name
             for family in text_string_to_metric_families(MADE[role](InstanceId("x-1"), "x").render()[0].decode())
@@ -106,6 +109,28 @@ def test_the_gateway_counts_what_its_client_saw(stack: Up, answer: dict):
     (judged,) = (s for s in seen["distserve_goodput_requests"] if s.name.endswith("_total") and s.value)
     assert judged.labels == {"targets": "tpot_missed", "slo": "request"}
     assert [s.value for s in seen["distserve_slo_target_seconds"]] == [5.0]
+
+
+def test_a_real_prometheus_takes_our_files_and_can_draw_every_dashboard(stack: Up, answer: dict, tmp_path: Path):
+    with prometheus(tmp_path, OBSERVABILITY / "rules.yml", folder_of(stack) / "metrics.json") as api:
+        api.until("count(up == 1)", "4")
+        for dashboard in sorted((OBSERVABILITY / "grafana" / "dashboards").glob("*.json")):
+            for panel in json.loads(dashboard.read_text())["panels"]:
+                for target in panel["targets"]:
+                    api.query(target["expr"].replace("$__rate_interval", "1m"))
+        assert api.query("sum(distserve_kv_stranded_blocks)") == ["0"]
+        assert api.query("sum(vllm:generation_tokens_total) > bool 15") == ["1"]
+        assert api.rules() == (OBSERVABILITY / "rules.yml").read_text().count("alert:")
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (on Debian: apt install prometheus)")
+@pytest.mark.parametrize(
+    "check",
+    [("check", "config", "prometheus.yml"), ("check", "rules", "rules.yml"), ("test", "rules", "rules_test.yml")],
+)
+def test_promtool_finds_nothing_wrong(check: tuple[str, ...]):
+    done = subprocess.run(["promtool", *check], cwd=OBSERVABILITY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_page_shows_the_system_and_a_person_can_click_through_it(stack: Up, answer: dict, tmp_path: Path):

@@ -14,7 +14,7 @@ def test_every_part_has_a_port_of_its_own_and_prometheus_is_told(tmp_path: Path)
     write_targets(parts, tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text())[1] == {
         "targets": ["127.0.0.1:7002"],
-        "labels": {"role": "decode", "part": "decode 2"},
+        "labels": {"job": "decode", "part": "decode 2"},
     }
 
 
