@@ -70,7 +70,7 @@ class Answer:
                 for number in range(options.n):
                     sampling = sampling_of(options, limit, seed_of(seed, number), self._model.stop_token_ids)
                     request = RequestId(f"{self._call}-{len(self.choices)}")
-                    live = self._service.begin(request, prompt, sampling, self._arrived_at, self._targets, self._news)
+                    live = self._service.begin(request, prompt, sampling, self._arrived_at, self._news, self._targets)
                     text = ChoiceText(self._model.tokenizer, prompt, options.stops, options.min_tokens)
                     self.choices.append(Choice(len(self.choices), live, text))
         except ApiError as error:

@@ -16,7 +16,7 @@ from services.gateway.live import LiveRequest
 from services.gateway.recent import EndedRequest, RecentRequests
 from services.gateway.requests import Patience, RequestLife
 from services.gateway.resync import Resync
-from services.gateway.targets import LatencyTargets
+from services.gateway.targets import NO_TARGETS, LatencyTargets
 from services.gateway.topology import Topology
 from shared.bus.interface import Bus, BusError
 from shared.messages.codec import MalformedMessage
@@ -71,8 +71,8 @@ class GatewayService:
         prompt: tuple[int, ...],
         sampling: Sampling,
         arrived_at: float,
-        targets: LatencyTargets,
         news: asyncio.Event,
+        targets: LatencyTargets = NO_TARGETS,
     ) -> LiveRequest:
         """Submit a new request. `arrived_at`: of its last byte, monotonic seconds. ApiError if there are too many."""
         if len(self._live) >= self._most_requests:

@@ -41,6 +41,9 @@ class LatencyTargets:
         return "met"
 
 
+NO_TARGETS = LatencyTargets()
+
+
 def _target(headers: Mapping[str, str], name: str) -> float | None:
     text = headers.get(name)
     if text is None:

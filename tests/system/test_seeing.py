@@ -16,7 +16,7 @@ from shared.specs.ids import InstanceId
 from shared.telemetry.metrics import DecodeMetrics, GatewayMetrics, PrefillMetrics, SchedulerMetrics
 from tests.system.browser import browser
 from tests.system.real_prometheus import prometheus
-from tests.system.test_up import ROOT, Up
+from tests.system.running_up import ROOT, Up
 
 OBSERVABILITY = ROOT / "deploy" / "observability"
 RUNS = ROOT / ".distserve" / "run"
