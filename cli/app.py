@@ -8,6 +8,7 @@ from cli.chat import chat
 from cli.model import model
 from cli.problems import Problem
 from cli.quality import run_checks, run_tests
+from cli.trace import trace
 from cli.up import up
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 app.command()(up)
 app.command()(chat)
+app.command()(trace)
 app.add_typer(model, name="model")
 app.command("test", context_settings={"ignore_unknown_options": True})(run_tests)
 app.command("check")(run_checks)

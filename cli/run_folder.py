@@ -11,6 +11,7 @@ from cli.problems import Problem
 
 KEPT_RUNS = 10
 LEAST_FREE_BYTES = 16 << 20
+RUNS = Path(__file__).resolve().parents[1] / ".distserve" / "run"
 
 
 class RunFolder:
@@ -52,6 +53,11 @@ class RunFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def newest_with(name: str, runs: Path) -> Path | None:
+    """Folder `name` of the newest run that has it: of the running one, if one runs."""
+    return max(runs.glob(f"*/{name}"), default=None)
 
 
 def _try_lock(folder: Path) -> int | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 
 from cli.keeper import Keeper
+from cli.metrics_ports import free_ports, with_metrics_ports, write_targets
 from cli.nats_server import ANY_PORT, learn_port, nats_part
 from cli.part_process import PartProcess
 from cli.problems import Problem
@@ -81,7 +82,10 @@ class Supervisor:
         url = f"nats://127.0.0.1:{port}"
         self._screen.part_ready("nats", url)
         cores = len(os.sched_getaffinity(0))
-        for part in parts(self._stack, folders=self._written_folders(), nats_url=url, cores=cores, gpus=self._gpus):
+        wanted = parts(self._stack, folders=self._written_folders(), nats_url=url, cores=cores, gpus=self._gpus)
+        wanted = with_metrics_ports(wanted, free_ports(len(wanted)))
+        write_targets(wanted, self._folder.path)
+        for part in wanted:
             await self._keeper(part).start()
         return url
 

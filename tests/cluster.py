@@ -20,7 +20,7 @@ from shared.engine.step import Engine
 from shared.kv.ledger import Ledger
 from shared.messages.instances import Beat
 from shared.specs.ids import InstanceId, Role, new_instance_id
-from shared.telemetry.metrics import SchedulerMetrics
+from shared.telemetry.metrics import DecodeMetrics, PrefillMetrics, SchedulerMetrics, ServiceMetrics
 from shared.transport.interface import Transport
 from tests.scripted_gateway import ScriptedGateway
 
@@ -41,6 +41,7 @@ SETTINGS = {
 @dataclass
 class Member:
     service: PrefillService | DecodeService
+    metrics: ServiceMetrics
     bus: Bus
     transport: Transport
     stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -105,10 +106,12 @@ class Cluster:
         engine = self._engine_of(await asyncio.to_thread(Engine.load, self._engine))
         bus, transport = await self._connect(instance), self._make_transport(instance)
         if role == "prefill":
-            service = PrefillService(PrefillConfig.from_env(self._settings), instance, bus, transport, engine)
+            metrics = PrefillMetrics(instance, MODEL)
+            service = PrefillService(PrefillConfig.from_env(self._settings), instance, bus, transport, engine, metrics)
         else:
-            service = DecodeService(DecodeConfig.from_env(self._settings), instance, bus, transport, engine)
-        member = Member(service, bus, transport)
+            metrics = DecodeMetrics(instance, MODEL)
+            service = DecodeService(DecodeConfig.from_env(self._settings), instance, bus, transport, engine, metrics)
+        member = Member(service, metrics, bus, transport)
         member.task = asyncio.create_task(service.run(member.stop))
         self.members[instance] = member
         return instance
@@ -149,7 +152,8 @@ class Cluster:
         self._scheduler_bus = bus = await self._connect("scheduler")
         limits = replace(Limits(), settle_seconds=0.1)
         self._dispatcher = Dispatcher(limits)
-        self.scheduler = SchedulerService(bus, instance, self._dispatcher, None, SchedulerMetrics(instance, MODEL))
+        self.scheduler_metrics = SchedulerMetrics(instance, MODEL)
+        self.scheduler = SchedulerService(bus, instance, self._dispatcher, None, self.scheduler_metrics)
         self._scheduler = asyncio.create_task(self.scheduler.run(self._stop))
 
     async def _on_beat(self, beat: Beat) -> None:

@@ -18,6 +18,7 @@ from shared.messages.work import StartDecode, Started
 from shared.policy.decode import admissible
 from shared.specs.ids import InstanceId, RequestId
 from shared.telemetry import traces
+from shared.telemetry.metrics import DecodeMetrics
 from shared.transport.interface import TransportError
 from shared.worker.teller import Teller
 
@@ -42,10 +43,12 @@ class Intake:
         worker: DecodeWorker,
         puller: Puller,
         teller: Teller,
+        metrics: DecodeMetrics,
         limits: IntakeLimits,
     ) -> None:
         self._ledger, self._worker, self._puller, self._teller = ledger, worker, puller, teller
-        self._limits = limits
+        self._metrics, self._limits = metrics, limits
+        metrics.watch(ledger, running=lambda: len(worker.members), waiting=lambda: len(self.queued))
         self._fills: set[asyncio.Task[None]] = set()  # at most max_batch: each owns blocks
         self._queue: deque[Arrival] = deque()
         self._filling: list[Arrival] = []
@@ -136,7 +139,8 @@ class Intake:
     def _admit(self, arrival: Arrival) -> None:
         count = blocks_for(arrival.work.context_tokens + 1, self._limits.block_tokens)
         self._ledger.take(arrival.owner, count, State.RESERVED)
-        traces.record_span(traces.DECODE_QUEUE, arrival.trace, arrival.arrived_ns, time.time_ns(), {})
+        self._metrics.queue_seconds.observe((time.time_ns() - arrival.arrived_ns) / 1e9)
+        arrival.record_span(traces.DECODE_QUEUE, arrival.arrived_ns, {})
         if arrival.kv is None:
             self._join(arrival)
             return

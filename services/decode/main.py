@@ -12,6 +12,8 @@ from shared.bus.nats import NatsBus
 from shared.specs.ids import new_instance_id
 from shared.specs.model import BadModel
 from shared.specs.settings import BadSetting, end_misconfigured
+from shared.telemetry.metrics import DecodeMetrics
+from shared.telemetry.status import status_server
 from shared.transport.ucx import UcxTransport
 from shared.worker.lifecycle import stop_on_signals
 from shared.worker.loading import load_engine
@@ -19,15 +21,21 @@ from shared.worker.loading import load_engine
 
 async def serve(config: DecodeConfig) -> None:
     instance = new_instance_id("decode")
-    telemetry.start("decode", instance, telemetry.TelemetrySettings.from_env())
+    settings = telemetry.TelemetrySettings.from_env()
+    telemetry.start("decode", instance, settings)
+    metrics = DecodeMetrics(instance, config.instance.served_model)
     try:
         stop = stop_on_signals()
-        engine = await asyncio.to_thread(load_engine, config.instance.engine)
-        async with (
-            await NatsBus.connect(config.instance.bus, name=instance, role="decode") as bus,
-            UcxTransport(engine.cache.pool.device.index) as transport,
-        ):
-            await DecodeService(config, instance, bus, transport, engine).run(stop)
+        async with status_server(settings, metrics) as status:
+            engine = await asyncio.to_thread(load_engine, config.instance.engine)
+            async with (
+                await NatsBus.connect(config.instance.bus, name=instance, role="decode") as bus,
+                UcxTransport(engine.cache.pool.device.index) as transport,
+            ):
+                metrics.watch_bus(bus.troubles.counts)
+                service = DecodeService(config, instance, bus, transport, engine, metrics)
+                status.missing = service.missing
+                await service.run(stop)
     finally:
         telemetry.stop()
 

@@ -17,6 +17,7 @@ from shared.messages.codec import MalformedMessage
 from shared.messages.handoff import Gone, KvReleased, KvRenewed, PullBlocks, Sending
 from shared.specs.ids import BlockId, InstanceId, RequestId
 from shared.telemetry import traces
+from shared.telemetry.metrics import DecodeMetrics
 from shared.transport.checksum import checksum
 from shared.transport.interface import TransferFailed, TransferReport, Transport
 
@@ -40,10 +41,17 @@ class PullLimits:
 
 class Puller:
     def __init__(
-        self, bus: Bus, transport: Transport, cache: KvCache, links: Links, instance: InstanceId, limits: PullLimits
+        self,
+        bus: Bus,
+        transport: Transport,
+        cache: KvCache,
+        links: Links,
+        metrics: DecodeMetrics,
+        instance: InstanceId,
+        limits: PullLimits,
     ) -> None:
         self._bus, self._transport, self._cache, self._links = bus, transport, cache, links
-        self._instance, self._limits = instance, limits
+        self._metrics, self._instance, self._limits = metrics, instance, limits
         self._most_blocks = max(1, limits.message_bytes // cache.block_bytes)
         self._slots = asyncio.Semaphore(limits.at_once)
 
@@ -73,8 +81,10 @@ class Puller:
             traces.KV_BLOCKS: len(kv.blocks),
             traces.KV_BYTES: report.bytes,
             traces.KV_TRANSPORT: report.transport,
+            traces.KV_MOVE_SECONDS: report.move_seconds,
         }
-        traces.record_span(traces.KV_TRANSFER, arrival.trace, started_ns, time.time_ns(), attributes)
+        self._metrics.pull_seconds.observe((time.time_ns() - started_ns) / 1e9)
+        arrival.record_span(traces.KV_TRANSFER, started_ns, attributes)
 
     async def release(self, arrival: Arrival) -> None:
         """Tell the source that its copy is not wanted any more. If that is lost, the lease ends it."""
@@ -113,7 +123,12 @@ class Puller:
             sums = (await self._ask(arrival, pieces, address, transfer)).checksums
 
         address = self._links.address_of(kv.source)
-        report = await self._transport.receive(kv.source, address, buffers, ask, timeout_seconds=limits.seconds)
+        try:
+            report = await self._transport.receive(kv.source, address, buffers, ask, timeout_seconds=limits.seconds)
+        except TransferFailed:
+            self._metrics.transfers_failed.inc()
+            raise
+        self._metrics.kv_received(report.transport, report.bytes, report.move_seconds)
         if limits.checksum and sums != tuple(checksum(buffer) for buffer in buffers):
             raise TransferFailed(kv.source, "the bytes that arrived are not the bytes that were sent", retryable=True)
         return report

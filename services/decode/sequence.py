@@ -1,14 +1,17 @@
 """One request while it is decoded here."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from opentelemetry.context import Context
+from opentelemetry.util.types import AttributeValue
 
 from shared.kv.ledger import Holding, Owner
 from shared.messages.handoff import KvHandle
 from shared.messages.requests import SubmitRequest
 from shared.specs.ids import BlockId
+from shared.telemetry import traces
 
 
 @dataclass(slots=True, eq=False)
@@ -24,6 +27,11 @@ class Arrival:
     @property
     def owner(self) -> Owner:
         return Owner(self.work.request, self.work.attempt)
+
+    def record_span(self, name: str, start_ns: int, attributes: Mapping[str, AttributeValue]) -> None:
+        """A stage of this request that ends now."""
+        request = {traces.REQUEST_ID: self.work.request, traces.ATTEMPT: self.work.attempt}
+        traces.record_span(name, self.trace, start_ns, time.time_ns(), request | dict(attributes))
 
 
 @dataclass(slots=True, eq=False)

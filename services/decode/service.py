@@ -18,8 +18,9 @@ from shared.messages.instances import Beat, Capacity, Load
 from shared.messages.requests import AbortRequest, Refused, SubmitRequest
 from shared.messages.work import StartDecode, Started
 from shared.specs.ids import InstanceId, role_of
+from shared.telemetry.metrics import DecodeMetrics
 from shared.transport.interface import Transport
-from shared.worker.lifecycle import stop_with
+from shared.worker.lifecycle import missing, stop_with
 from shared.worker.neighbours import Neighbours
 from shared.worker.teller import Teller
 
@@ -31,7 +32,13 @@ RENEWALS_PER_LEASE = 3
 
 class DecodeService:
     def __init__(
-        self, config: DecodeConfig, instance: InstanceId, bus: Bus, transport: Transport, engine: Engine
+        self,
+        config: DecodeConfig,
+        instance: InstanceId,
+        bus: Bus,
+        transport: Transport,
+        engine: Engine,
+        metrics: DecodeMetrics,
     ) -> None:
         self._config, self._instance, self._bus, self._transport = config, instance, bus, transport
         self._engine = engine
@@ -40,14 +47,14 @@ class DecodeService:
         self._teller = Teller(bus, instance)
         self._links = Links(bus, transport, engine.cache, instance, engine.kv_format)
         batch = BatchLimits(order=config.order, prefill_tokens=config.prefill_tokens, block_tokens=engine.block_tokens)
-        self._worker = DecodeWorker(self._thread, self.ledger, self._teller, batch)
+        self._worker = DecodeWorker(self._thread, self.ledger, self._teller, metrics, batch)
         pull = PullLimits(
             at_once=config.pulls_at_once,
             seconds=config.instance.transfer_seconds,
             message_bytes=config.pull_message_bytes,
             checksum=config.checksum,
         )
-        self._puller = Puller(bus, transport, engine.cache, self._links, instance, pull)
+        self._puller = Puller(bus, transport, engine.cache, self._links, metrics, instance, pull)
         limits = IntakeLimits(
             queue_requests=config.queue_requests,
             max_batch=config.max_batch,
@@ -55,7 +62,8 @@ class DecodeService:
             max_model_tokens=engine.max_model_tokens,
             colocated=config.colocated,
         )
-        self._intake = Intake(self.ledger, self._worker, self._puller, self._teller, limits)
+        self._intake = Intake(self.ledger, self._worker, self._puller, self._teller, metrics, limits)
+        metrics.watch_links(self._links.reports)
         self._heart = Heart(bus, self._describe)
         self._neighbours = Neighbours(instance, self._heart.changed, self._on_lost, self._links.heard)
 
@@ -89,6 +97,14 @@ class DecodeService:
         """Every request this instance answers for."""
         return self._intake.works()
 
+    def missing(self) -> list[str]:
+        """What keeps this instance from taking work; empty if nothing does."""
+        return missing(self._bus, draining=self._intake.draining, broken=self._broken())
+
+    def _broken(self) -> str:
+        failures = self._worker.failures.in_a_row
+        return f"{failures} steps in a row failed" if failures >= MOST_FAILURES else ""
+
     async def _listen(self) -> None:
         await self._teller.listen()
         await self._neighbours.listen(self._bus)
@@ -121,15 +137,14 @@ class DecodeService:
             await self._intake.give_back_all(f"{self._instance} is shutting down")
 
     def _describe(self, number: int) -> Beat:
-        worker, intake, engine = self._worker, self._intake, self._engine
-        broken = worker.failures.in_a_row >= MOST_FAILURES
+        worker, intake, engine, broken = self._worker, self._intake, self._engine, self._broken()
         return Beat(
             instance=self._instance,
             role="decode",
             number=number,
             model=self._config.instance.served_model,
             ready=not broken,
-            detail=f"{worker.failures.in_a_row} steps in a row failed" if broken else "",
+            detail=broken,
             draining=intake.draining,
             colocated=self._config.colocated,
             kv_format=engine.kv_format,

@@ -15,6 +15,7 @@ from shared.policy.decode import Order, plan_step
 from shared.policy.finish import finish_of
 from shared.policy.step_failures import StepFailures
 from shared.telemetry import traces
+from shared.telemetry.metrics import DecodeMetrics
 from shared.worker.teller import Teller
 
 log = structlog.get_logger()
@@ -30,8 +31,11 @@ class BatchLimits:
 class DecodeWorker:
     """Owns the running sequences. Blocks change hands only between steps."""
 
-    def __init__(self, engine: EngineThread, ledger: Ledger, teller: Teller, limits: BatchLimits) -> None:
-        self._engine, self._ledger, self._teller, self._limits = engine, ledger, teller, limits
+    def __init__(
+        self, engine: EngineThread, ledger: Ledger, teller: Teller, metrics: DecodeMetrics, limits: BatchLimits
+    ) -> None:
+        self._engine, self._ledger, self._teller = engine, ledger, teller
+        self._metrics, self._limits = metrics, limits
         self.members: list[Sequence] = []  # in order of admission
         self._wake = asyncio.Event()
         self._freed = asyncio.Event()
@@ -71,6 +75,7 @@ class DecodeWorker:
         plan = plan_step(self.members, limits.order, limits.block_tokens, self._ledger.free, limits.prefill_tokens)
         pieces = [(self.members[index], count) for index, count in plan.pieces]
         for member in [self.members[index] for index in plan.preempt]:
+            self._metrics.preempted.inc()
             await self._give_back(member, "preempted: out of KV blocks")
         for member, count in pieces:
             missing = blocks_for(member.computed + count, limits.block_tokens) - member.blocks
@@ -86,11 +91,13 @@ class DecodeWorker:
         except Exception as error:  # whatever the engine met: who is concerned goes back, the instance lives on
             culprits = [pieces[i] for i in error.pieces] if isinstance(error, NonFiniteLogits) else pieces
             self.failures.failed([member.work.request for member, _ in culprits])
+            self._metrics.steps_failed.inc()
             log.exception("decode_step_failed", sequences=len(pieces), given_back=len(culprits))
             for member, _ in culprits:
                 await self._give_back(member, f"decode failed: {error}")
             return
         self.failures.succeeded()
+        self._metrics.step_ended(self._engine.step_seconds, sum(count for _, count in pieces))
         for (member, count), result in zip(pieces, drawn, strict=True):
             member.computed += count
             if result is not None and not member.arrival.dropped:
@@ -113,8 +120,9 @@ class DecodeWorker:
         self.members.remove(member)
         self._ledger.release(member.arrival.owner)
         self._freed.set()
+        self._metrics.decode_seconds.observe((time.time_ns() - member.started_ns) / 1e9)
         attributes = {traces.OUTPUT_TOKENS: len(member.generated), traces.FINISH_REASON: outcome}
-        traces.record_span(traces.DECODE_GENERATE, member.arrival.trace, member.started_ns, time.time_ns(), attributes)
+        member.arrival.record_span(traces.DECODE_GENERATE, member.started_ns, attributes)
 
 
 def _piece(member: Sequence, count: int) -> Piece:

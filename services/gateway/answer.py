@@ -11,6 +11,7 @@ from services.gateway.live import LiveRequest
 from services.gateway.model import ServedModel
 from services.gateway.openai import Options
 from services.gateway.service import GatewayService
+from services.gateway.targets import LatencyTargets
 from services.gateway.text import ChoiceText, Piece
 from shared.messages.requests import Outcome
 from shared.messages.tokens import Finish
@@ -44,11 +45,17 @@ class Answer:
     """Begins the requests of a call, and gives out their text as it comes. Belongs to one task."""
 
     def __init__(
-        self, service: GatewayService, model: ServedModel, options: Options, call: str, arrived_at: float
+        self,
+        service: GatewayService,
+        model: ServedModel,
+        options: Options,
+        call: str,
+        arrived_at: float,
+        targets: LatencyTargets,
     ) -> None:
         """`arrived_at`: of the call's last byte, on the monotonic clock."""
         self._service, self._model, self._options = service, model, options
-        self._call, self._arrived_at = call, arrived_at
+        self._call, self._arrived_at, self._targets = call, arrived_at, targets
         self._news = asyncio.Event()
         self._prompt_tokens = 0
         self.choices: list[Choice] = []
@@ -63,7 +70,7 @@ class Answer:
                 for number in range(options.n):
                     sampling = sampling_of(options, limit, seed_of(seed, number), self._model.stop_token_ids)
                     request = RequestId(f"{self._call}-{len(self.choices)}")
-                    live = self._service.begin(request, prompt, sampling, self._arrived_at, self._news)
+                    live = self._service.begin(request, prompt, sampling, self._arrived_at, self._news, self._targets)
                     text = ChoiceText(self._model.tokenizer, prompt, options.stops, options.min_tokens)
                     self.choices.append(Choice(len(self.choices), live, text))
         except ApiError as error:

@@ -13,6 +13,7 @@ from services.gateway.model import ServedModel
 from services.gateway.prompts import Prompts
 from services.gateway.routes import Routes
 from services.gateway.service import GatewayService
+from services.gateway.watching import Watching
 
 
 def build_app(config: GatewayConfig, service: GatewayService, model: ServedModel) -> ASGIApp:
@@ -24,8 +25,10 @@ def build_app(config: GatewayConfig, service: GatewayService, model: ServedModel
         prompts=prompts,
         body=body,
         pace=config.pace,
+        targets=config.targets,
     )
     routes = Routes(service=service, model=model, prompts=prompts, body=body, started_at=int(time.time()))
+    watching = Watching(service, model, config.targets, config.trace_folder)
     router = Router(
         routes=[
             Route("/v1/chat/completions", ChatCompletions(generation), methods=["POST"]),
@@ -40,6 +43,9 @@ def build_app(config: GatewayConfig, service: GatewayService, model: ServedModel
             Route("/metrics", routes.metrics),
             Route("/version", routes.version),
             Route("/openapi.json", routes.openapi),
+            Route("/ui", watching.page),
+            Route("/ui/state", watching.state),
+            Route("/ui/requests/{request}", watching.waterfall),
         ],
         redirect_slashes=False,
     )

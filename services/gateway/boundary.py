@@ -19,9 +19,17 @@ from shared.telemetry.metrics import GatewayMetrics
 
 log = structlog.get_logger()
 
-OPEN_PATHS = frozenset(("/health", "/live", "/ready"))
+OPEN_PATHS = frozenset(("/health", "/live", "/ready", "/ui"))  # the page itself holds nothing
 TRACED_PATHS = frozenset(("/v1/chat/completions", "/v1/completions"))
-OTHER_PATHS = OPEN_PATHS | {"/v1/models", "/tokenize", "/detokenize", "/metrics", "/version", "/openapi.json"}
+OTHER_PATHS = OPEN_PATHS | {
+    "/v1/models",
+    "/tokenize",
+    "/detokenize",
+    "/metrics",
+    "/version",
+    "/openapi.json",
+    "/ui/state",
+}
 NOT_IN_A_REQUEST_ID = re.compile(r"[^A-Za-z0-9._-]")
 MOST_REQUEST_ID_CHARS = 64
 
@@ -66,6 +74,8 @@ class Boundary:
                         scope["state"]["cut_connection"]()  # it must not look complete
                         await asyncio.sleep(0)  # for uvicorn to hear of it, or it takes the response for forgotten
                 span.set_attribute(traces.HTTP_STATUS, status)
+                if given:
+                    span.set_attribute(traces.CLIENT_ID, (given,))
                 if status >= 500:
                     span.set_status(StatusCode.ERROR)
         finally:
@@ -116,4 +126,6 @@ def _route(path: str) -> str:
     """A label of few values, whatever clients ask for."""
     if path.startswith("/v1/models/"):
         return "/v1/models/{model}"
+    if path.startswith("/ui/requests/"):
+        return "/ui/requests/{request}"
     return path if path in TRACED_PATHS or path in OTHER_PATHS else "other"

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from services.gateway.requests import Patience
 from services.gateway.stream import Pace
+from services.gateway.targets import LatencyTargets
 from shared.bus.settings import BusSettings
 from shared.specs.settings import BadSetting, Environment
 
@@ -23,6 +25,8 @@ class GatewayConfig:
     request_seconds: float  # for an answer to be complete
     pace: Pace
     patience: Patience
+    targets: LatencyTargets  # of requests that name none
+    trace_folder: Path | None  # of all services' trace files, if they are here
     drain_seconds: float  # on SIGTERM: for running answers to be complete
 
     @classmethod
@@ -52,6 +56,11 @@ class GatewayConfig:
                 first=env.number("SUBMIT_TIMEOUT", 5.0, least=0.1),
                 recovery=env.number("RECOVERY_TIMEOUT", 30.0, least=0.1),
             ),
+            targets=LatencyTargets(
+                ttft_seconds=env.number("SLO_TTFT_MS", 0.0) / 1e3 or None,
+                tpot_seconds=env.number("SLO_TPOT_MS", 0.0) / 1e3 or None,
+            ),
+            trace_folder=Path(traces) if (traces := env.text("TRACE_DIR", "")) else None,
             drain_seconds=env.number("DRAIN_TIMEOUT", 30.0),
         )
 

@@ -22,6 +22,7 @@ class Form(Protocol):
     """How one of the two routes writes its answers."""
 
     operation: Operation
+    name: str  # the answer's id
 
     def opening(self, choice: Choice) -> bytes:
         """The event before a choice's first text; may be empty."""
@@ -56,6 +57,7 @@ class ChatForm:
     operation: Operation = "chat"
 
     def __init__(self, call: str, model: str, tokenizer: Tokenizer, include_usage: bool) -> None:
+        self.name = call
         self._tokenizer = tokenizer
         self._chunks = _Chunks(call, "chat.completion.chunk", model, include_usage)
         self.usage = self._chunks.usage
@@ -97,6 +99,7 @@ class CompletionForm:
     operation: Operation = "text_completion"
 
     def __init__(self, call: str, model: str, tokenizer: Tokenizer, include_usage: bool) -> None:
+        self.name = call
         self._tokenizer = tokenizer
         self._chunks = _Chunks(call, "text_completion", model, include_usage)
         self.usage = self._chunks.usage

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -18,6 +19,7 @@ from services.gateway.openai import Options, read_chat, read_completion
 from services.gateway.prompts import DEFAULT_COMPLETION_TOKENS, Prompts
 from services.gateway.service import GatewayService
 from services.gateway.stream import EventStream, Pace, collect, given_up_when_client_leaves
+from services.gateway.targets import LatencyTargets
 
 log = structlog.get_logger()
 
@@ -31,6 +33,7 @@ class Generation:
     prompts: Prompts
     body: BodyReader
     pace: Pace
+    targets: LatencyTargets  # of requests that name none
 
     def check(self, options: Options) -> None:
         if options.model != self.model.name:
@@ -47,13 +50,15 @@ class Generation:
         form: Form,
     ) -> None:
         scope, receive, send = connection
-        answer = Answer(self.service, self.model, options, scope["state"]["call"], scope["state"]["arrived_at"])
-        spans.describe_request(form.operation, options, scope["state"]["call"])
+        targets = self.targets.or_of(Headers(scope=scope))
+        call, arrived_at = scope["state"]["call"], scope["state"]["arrived_at"]
+        answer = Answer(self.service, self.model, options, call, arrived_at, targets)
+        spans.describe_request(form.operation, options, targets, call, form.name)
         try:
             async with given_up_when_client_leaves(answer, receive):
                 answer.begin(prompts, max_tokens)
                 await answer.taken()
-                self.service.metrics.overhead_seconds.observe(time.monotonic() - scope["state"]["arrived_at"])
+                self.service.metrics.overhead_seconds.observe(time.monotonic() - arrived_at)
                 if options.stream:
                     gaps = self.service.metrics.inter_token_seconds
                     cut = scope["state"]["cut_connection"]
@@ -62,7 +67,7 @@ class Generation:
                     body = await collect(answer, form)
                     await Response(body, media_type="application/json")(scope, receive, send)
         finally:
-            spans.describe_answer(answer, scope["state"]["arrived_at"])
+            spans.describe_answer(answer, arrived_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,25 @@ import asyncio
 import contextvars
 
 from services.gateway.requests import RequestLife
+from services.gateway.targets import LatencyTargets
 from shared.messages.requests import RequestEnded
 from shared.messages.tokens import Finish, TokenLogprobs
 from shared.specs.ids import InstanceId
 
 
 class LiveRequest:
-    def __init__(self, life: RequestLife, arrived_at: float, deadline_seconds: float, news: asyncio.Event) -> None:
+    def __init__(
+        self,
+        life: RequestLife,
+        arrived_at: float,
+        deadline_seconds: float,
+        targets: LatencyTargets,
+        news: asyncio.Event,
+    ) -> None:
         self.life = life
         self.arrived_at = arrived_at
         self.deadline_at = arrived_at + deadline_seconds
+        self.targets = targets
         self.news = news  # set when there is something to take
         self.context = contextvars.copy_context()  # of the HTTP request: its trace, its log fields
         self._taken = 0

@@ -21,6 +21,7 @@ from shared.bus.nats import NatsBus
 from shared.specs.ids import new_instance_id
 from shared.specs.settings import BadSetting, end_misconfigured
 from shared.telemetry.metrics import GatewayMetrics
+from shared.telemetry.status import status_server
 
 log = structlog.get_logger()
 
@@ -42,16 +43,22 @@ class Stop:
 
 async def serve(config: GatewayConfig) -> None:
     instance = new_instance_id("gateway")
-    telemetry.start("gateway", instance, telemetry.TelemetrySettings.from_env())
+    settings = telemetry.TelemetrySettings.from_env()
+    telemetry.start("gateway", instance, settings)
     stop = Stop()
     listener = listen(config.host, config.port)
     model = await asyncio.to_thread(load_model, config.model, config.served_model)
     metrics = GatewayMetrics(instance, model.name)
-    async with await NatsBus.connect(config.bus, name=instance, role="gateway") as bus:
+    metrics.default_targets(config.targets.ttft_seconds, config.targets.tpot_seconds)
+    async with (
+        status_server(settings, metrics) as status,
+        await NatsBus.connect(config.bus, name=instance, role="gateway") as bus,
+    ):
         metrics.watch_bus(bus.troubles.counts)
         service = GatewayService(
             bus, metrics, instance, model.name, config.patience, config.request_seconds, config.most_requests
         )
+        status.missing = service.missing
         await service.start()
         server = GatewayServer(build_app(config, service, model))
         heart = Heart(bus, service.describe)

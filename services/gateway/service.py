@@ -7,13 +7,16 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import structlog
+from opentelemetry import trace
 
 from services.gateway.aborts import Aborts
 from services.gateway.errors import ApiError, overloaded, took_too_long
 from services.gateway.events import Ask, Ended, Event, GivenUp, News, SchedulerChanged, Submit, Unanswered
 from services.gateway.live import LiveRequest
+from services.gateway.recent import EndedRequest, RecentRequests
 from services.gateway.requests import Patience, RequestLife
 from services.gateway.resync import Resync
+from services.gateway.targets import NO_TARGETS, LatencyTargets
 from services.gateway.topology import Topology
 from shared.bus.interface import Bus, BusError
 from shared.messages.codec import MalformedMessage
@@ -44,6 +47,7 @@ class GatewayService:
         self.instance = instance
         self.metrics = metrics
         self.topology = Topology(model)
+        self.recent = RecentRequests()
         self.draining = False
         self._bus, self._model, self._patience = bus, model, patience
         self._deadline_seconds, self._most_requests = deadline_seconds, most_requests
@@ -68,12 +72,13 @@ class GatewayService:
         sampling: Sampling,
         arrived_at: float,
         news: asyncio.Event,
+        targets: LatencyTargets = NO_TARGETS,
     ) -> LiveRequest:
         """Submit a new request. `arrived_at`: of its last byte, monotonic seconds. ApiError if there are too many."""
         if len(self._live) >= self._most_requests:
             raise overloaded(f"This gateway already has {len(self._live)} requests", retry_after_seconds=1.0)
         life = RequestLife(request, self.instance, self._model, prompt, sampling, self._patience)
-        live = self._live[request] = LiveRequest(life, arrived_at, self._deadline_seconds, news)
+        live = self._live[request] = LiveRequest(life, arrived_at, self._deadline_seconds, targets, news)
         self._perform(live, life.begin(time.monotonic()))
         return live
 
@@ -202,9 +207,9 @@ class GatewayService:
         message = live.ended(self.instance)
         if ended.taken:
             self._spawn(self._publish(RequestEnded.SUBJECT, message), live.context)
-        live.context.copy().run(self._note_end, message, time.monotonic() - live.arrived_at)
+        live.context.copy().run(self._note_end, message, live.targets, time.monotonic() - live.arrived_at)
 
-    def _note_end(self, ended: RequestEnded, total_seconds: float) -> None:
+    def _note_end(self, ended: RequestEnded, targets: LatencyTargets, total_seconds: float) -> None:
         self.metrics.request_ended(
             ended.outcome,
             prompt_tokens=ended.prompt_tokens,
@@ -212,6 +217,25 @@ class GatewayService:
             ttft_seconds=ended.ttft_seconds,
             tpot_seconds=ended.tpot_seconds,
             total_seconds=total_seconds,
+        )
+        verdict = targets.judge(ended.outcome, ended.ttft_seconds, ended.tpot_seconds)
+        if verdict is not None:
+            self.metrics.targets_judged(verdict, targets.origin)
+        span = trace.get_current_span().get_span_context()
+        self.recent.note(
+            EndedRequest(
+                request=ended.request,
+                trace=f"{span.trace_id:032x}" if span.is_valid else "",
+                ended_at=time.time(),
+                outcome=ended.outcome,
+                attempts=ended.attempt + 1,
+                prompt_tokens=ended.prompt_tokens,
+                output_tokens=ended.output_tokens,
+                ttft_seconds=ended.ttft_seconds,
+                tpot_seconds=ended.tpot_seconds,
+                total_seconds=total_seconds,
+                verdict=verdict,
+            )
         )
         log.info(
             "request_ended",
@@ -223,6 +247,7 @@ class GatewayService:
             output_tokens=ended.output_tokens,
             ttft_seconds=ended.ttft_seconds,
             tpot_seconds=ended.tpot_seconds,
+            targets=verdict,
         )
 
     def _send_aborts(self, now: float) -> None:

@@ -6,12 +6,14 @@ from opentelemetry import trace
 
 from services.gateway.answer import Answer
 from services.gateway.openai import Options
+from services.gateway.targets import LatencyTargets
 from shared.telemetry import traces
 
 Operation = Literal["chat", "text_completion"]
 
 
-def describe_request(operation: Operation, options: Options, call: str) -> None:
+def describe_request(operation: Operation, options: Options, targets: LatencyTargets, call: str, response: str) -> None:
+    """`call` begins the ids of its requests; `response` is the answer's id."""
     span = trace.get_current_span()
     if not span.is_recording():
         return
@@ -19,11 +21,16 @@ def describe_request(operation: Operation, options: Options, call: str) -> None:
         traces.OPERATION: operation,
         traces.PROVIDER: "distserve",
         traces.REQUEST_ID: call,
+        traces.RESPONSE_ID: response,
         traces.REQUEST_MODEL: options.model,
         traces.REQUEST_TEMPERATURE: options.temperature,
         traces.REQUEST_TOP_P: options.top_p,
         traces.REQUEST_STREAM: options.stream,
     }
+    if targets.ttft_seconds is not None:
+        attributes[traces.TTFT_TARGET] = targets.ttft_seconds
+    if targets.tpot_seconds is not None:
+        attributes[traces.TPOT_TARGET] = targets.tpot_seconds
     if options.max_tokens is not None:
         attributes[traces.REQUEST_MAX_TOKENS] = options.max_tokens
     if options.seed is not None:

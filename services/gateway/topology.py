@@ -28,6 +28,11 @@ class Topology:
         """Every instance that may hold requests: also one that is draining, or not ready for new ones."""
         return [beat for beat in self._alive(now) if beat.role in ("prefill", "decode")]
 
+    def seen(self, now: float) -> list[tuple[Beat, float]]:
+        """Every live instance's latest beat and its age in seconds, by name."""
+        found = [(beat, now - seen) for beat, seen in self._beats.values() if now - seen < LOST_AFTER_SECONDS]
+        return sorted(found, key=lambda one: one[0].instance)
+
     def missing(self, now: float) -> list[str]:
         """What keeps a request from being served; empty if nothing does."""
         missing = []

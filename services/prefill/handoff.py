@@ -7,7 +7,7 @@ prefill memory is the queue (paper section 4.3).
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from opentelemetry.context import Context
@@ -31,6 +31,7 @@ from shared.messages.handoff import (
 from shared.messages.requests import SubmitRequest
 from shared.specs.ids import InstanceId
 from shared.telemetry import traces
+from shared.telemetry.metrics import PrefillMetrics
 from shared.transport.checksum import checksum
 from shared.transport.interface import Transport, TransportError
 from shared.worker.teller import Teller
@@ -50,6 +51,7 @@ class Parcel:
     ready: KvReady
     trace: Context
     offer: asyncio.Task[None]
+    held_since: float = field(default_factory=time.monotonic)
     sending: asyncio.Task[None] | None = None
     ended: bool = False  # given up; only a send that still runs keeps it here
 
@@ -68,6 +70,7 @@ class Handoff:
         ledger: Ledger,
         cache: KvCache,
         teller: Teller,
+        metrics: PrefillMetrics,
         instance: InstanceId,
         *,
         lease_seconds: float,
@@ -75,7 +78,7 @@ class Handoff:
         on_freed: Callable[[], None],
     ) -> None:
         self._bus, self._transport, self._ledger, self._cache = bus, transport, ledger, cache
-        self._teller, self._instance = teller, instance
+        self._teller, self._metrics, self._instance = teller, metrics, instance
         self._lease_seconds, self._transfer_seconds = lease_seconds, transfer_seconds
         self._on_freed = on_freed
         self._parcels: dict[Owner, Parcel] = {}
@@ -108,6 +111,8 @@ class Handoff:
         if parcel is None:
             return
         parcel.offer.cancel()
+        if not parcel.ended:
+            self._metrics.held_seconds.observe(time.monotonic() - parcel.held_since)
         parcel.ended = True
         if self._ledger.release(owner):
             del self._parcels[owner]
@@ -152,6 +157,7 @@ class Handoff:
                 self._offer_again()
             owners = self._ledger.expired(now)
             for owner in owners:
+                self._metrics.leases_expired.inc()
                 log.warning("kv_lease_expired", request_id=owner.request, attempt=owner.attempt)
                 self._teller.forget(owner.request, owner.attempt)
                 self.end(owner)

@@ -17,9 +17,10 @@ from shared.messages.instances import Beat, Capacity, Load
 from shared.messages.requests import AbortRequest, Refused, SubmitRequest
 from shared.messages.work import Started, StartPrefill
 from shared.specs.ids import InstanceId, role_of
+from shared.telemetry.metrics import PrefillMetrics
 from shared.transport.interface import Transport
 from shared.transport.selftest import answer_link_test
-from shared.worker.lifecycle import stop_with
+from shared.worker.lifecycle import missing, stop_with
 from shared.worker.neighbours import Neighbours
 from shared.worker.teller import Teller
 
@@ -30,7 +31,13 @@ MOST_FAILURES = 3  # failed steps in a row, of different requests, after which t
 
 class PrefillService:
     def __init__(
-        self, config: PrefillConfig, instance: InstanceId, bus: Bus, transport: Transport, engine: Engine
+        self,
+        config: PrefillConfig,
+        instance: InstanceId,
+        bus: Bus,
+        transport: Transport,
+        engine: Engine,
+        metrics: PrefillMetrics,
     ) -> None:
         self._config, self._instance, self._bus, self._transport = config, instance, bus, transport
         self._engine = engine
@@ -43,6 +50,7 @@ class PrefillService:
             self.ledger,
             engine.cache,
             self._teller,
+            metrics,
             instance,
             lease_seconds=config.lease_seconds,
             transfer_seconds=config.instance.transfer_seconds,
@@ -55,7 +63,7 @@ class PrefillService:
             block_tokens=engine.block_tokens,
             max_model_tokens=engine.max_model_tokens,
         )
-        self._worker = PrefillWorker(self._thread, self.ledger, self._teller, self._handoff, limits)
+        self._worker = PrefillWorker(self._thread, self.ledger, self._teller, self._handoff, metrics, limits)
         self._heart = Heart(bus, self._describe)
         self._neighbours = Neighbours(instance, self._heart.changed, self._on_lost, self._on_beat)
         self._scheduler: InstanceId | None = None
@@ -80,6 +88,14 @@ class PrefillService:
     def works(self) -> list[SubmitRequest]:
         """Every request this instance answers for."""
         return self._worker.works()
+
+    def missing(self) -> list[str]:
+        """What keeps this instance from taking work; empty if nothing does."""
+        return missing(self._bus, draining=self._worker.draining, broken=self._broken())
+
+    def _broken(self) -> str:
+        failures = self._worker.failures.in_a_row
+        return f"{failures} steps in a row failed" if failures >= MOST_FAILURES else ""
 
     async def _listen(self) -> None:
         bus, me = self._bus, self._instance
@@ -121,15 +137,14 @@ class PrefillService:
             await self._worker.give_back_all(f"{self._instance} is shutting down")
 
     def _describe(self, number: int) -> Beat:
-        worker, engine = self._worker, self._engine
-        broken = worker.failures.in_a_row >= MOST_FAILURES
+        worker, engine, broken = self._worker, self._engine, self._broken()
         return Beat(
             instance=self._instance,
             role="prefill",
             number=number,
             model=self._config.instance.served_model,
             ready=not broken,
-            detail=f"{worker.failures.in_a_row} steps in a row failed" if broken else "",
+            detail=broken,
             draining=worker.draining,
             kv_format=engine.kv_format,
             capacity=Capacity(

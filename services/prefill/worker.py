@@ -21,6 +21,7 @@ from shared.policy.prefill import Waiting, next_prefill_batch
 from shared.policy.step_failures import StepFailures
 from shared.specs.ids import InstanceId, RequestId
 from shared.telemetry import traces
+from shared.telemetry.metrics import PrefillMetrics
 from shared.worker.teller import Teller
 
 log = structlog.get_logger()
@@ -54,15 +55,22 @@ class PrefillWorker:
     """Owns every request from StartPrefill until its KV is with the handoff."""
 
     def __init__(
-        self, engine: EngineThread, ledger: Ledger, teller: Teller, handoff: Handoff, limits: PrefillLimits
+        self,
+        engine: EngineThread,
+        ledger: Ledger,
+        teller: Teller,
+        handoff: Handoff,
+        metrics: PrefillMetrics,
+        limits: PrefillLimits,
     ) -> None:
         self._engine, self._ledger, self._teller, self._handoff = engine, ledger, teller, handoff
-        self._limits = limits
+        self._metrics, self._limits = metrics, limits
         self._waiting: deque[Job] = deque()
         self._computing: list[Job] = []
         self._wake = asyncio.Event()
         self.draining = False
         self.failures = StepFailures()
+        metrics.watch(ledger, running=lambda: len(self._computing), waiting=lambda: len(self._waiting))
 
     # -- what the bus asks --------------------------------------------------------------------------------------------
 
@@ -143,12 +151,14 @@ class PrefillWorker:
             drawn = await self._engine.step(pieces)
         except Exception as error:  # whatever the engine met: these requests go back, the instance lives on
             self.failures.failed([job.work.request for job in batch])
+            self._metrics.steps_failed.inc()
             log.exception("prefill_step_failed", requests=len(batch))
             await self._give_back(batch, f"prefill failed: {error}")
             return
         finally:
             self._computing = []
         self.failures.succeeded()
+        self._metrics.step_ended(self._engine.step_seconds, sum(len(job.context) for job in batch))
         for job, result in zip(batch, drawn, strict=True):
             assert result is not None
             self._record(job, result, started_ns, len(batch))
@@ -164,8 +174,11 @@ class PrefillWorker:
         if not self._ledger.move(job.owner, State.HELD):
             return  # aborted while it was computed
         work, now_ns = job.work, time.time_ns()
-        traces.record_span(traces.PREFILL_QUEUE, job.trace, job.arrived_ns, started_ns, {})
-        attributes = {traces.CONTEXT_TOKENS: len(job.context), traces.BATCH_REQUESTS: batch_requests}
+        self._metrics.queue_seconds.observe((started_ns - job.arrived_ns) / 1e9)
+        self._metrics.prefill_seconds.observe((now_ns - started_ns) / 1e9)
+        request = {traces.REQUEST_ID: work.request, traces.ATTEMPT: work.attempt}
+        traces.record_span(traces.PREFILL_QUEUE, job.trace, job.arrived_ns, started_ns, request)
+        attributes = request | {traces.CONTEXT_TOKENS: len(job.context), traces.BATCH_REQUESTS: batch_requests}
         traces.record_span(traces.PREFILL_FORWARD, job.trace, started_ns, now_ns, attributes)
         finish = finish_of(work.sampling, drawn.token, len(work.generated) + 1)
         self._teller.tell(work.request, drawn.token, drawn.logprobs, finish)

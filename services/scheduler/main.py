@@ -14,12 +14,14 @@ from shared.bus.nats import NatsBus
 from shared.specs.ids import new_instance_id
 from shared.specs.settings import BadSetting, end_misconfigured
 from shared.telemetry.metrics import SchedulerMetrics
+from shared.telemetry.status import status_server
 from shared.worker.lifecycle import stop_on_signals
 
 
 async def serve(config: SchedulerConfig) -> None:
     instance = new_instance_id("scheduler")
-    telemetry.start("scheduler", instance, telemetry.TelemetrySettings.from_env())
+    settings = telemetry.TelemetrySettings.from_env()
+    telemetry.start("scheduler", instance, settings)
     stop = stop_on_signals()
     dispatcher = Dispatcher(config.limits)
     journal = None
@@ -27,9 +29,14 @@ async def serve(config: SchedulerConfig) -> None:
         to = config.journal
         journal = Journal(to.folder, file_bytes=to.file_bytes, files=to.files, snapshot=dispatcher.snapshot)
     metrics = SchedulerMetrics(instance, config.served_model)
-    async with await NatsBus.connect(config.bus, name=instance, role="scheduler") as bus:
+    async with (
+        status_server(settings, metrics) as status,
+        await NatsBus.connect(config.bus, name=instance, role="scheduler") as bus,
+    ):
         metrics.watch_bus(bus.troubles.counts)
-        await SchedulerService(bus, instance, dispatcher, journal, metrics).run(stop)
+        service = SchedulerService(bus, instance, dispatcher, journal, metrics)
+        status.missing = service.missing
+        await service.run(stop)
     telemetry.stop()
 
 

@@ -28,7 +28,7 @@ from shared.messages.instances import Beat, Load
 from shared.messages.requests import AbortRequest, Accepted, Refused, RequestEnded, SubmitRequest
 from shared.specs.ids import InstanceId, RequestId
 from shared.telemetry.metrics import SchedulerMetrics
-from shared.worker.lifecycle import stop_with
+from shared.worker.lifecycle import missing, stop_with
 
 QUEUE_GROUP = "scheduler"
 TICK_SECONDS = 0.25
@@ -85,6 +85,11 @@ class SchedulerService:
     def idle(self) -> bool:
         """No request is known here, and nothing is kept for one."""
         return not self._dispatcher.board.live and not self._performer.parcels
+
+    def missing(self) -> list[str]:
+        """What keeps requests from being placed; empty if nothing does."""
+        unsettled = "" if self._dispatcher.settled else "it has not listened for long enough to know every instance"
+        return missing(self._bus, draining=False, broken=unsettled)
 
     # -- from the bus -------------------------------------------------------------------------------------------------
 

@@ -5,8 +5,9 @@ No two roles count the same thing, so that a sum over all instances is right. La
 bounded by the topology; nothing that a client sends becomes one. The attributes are for the services to set.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
+from typing import Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,13 +18,16 @@ from prometheus_client import (
     disable_created_metrics,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from shared.kv.ledger import Ledger, State
+from shared.messages.instances import Link
 from shared.messages.requests import Outcome, RefusalReason
 from shared.specs.ids import InstanceId, Role
 
-Targets = Literal["met", "ttft_missed", "tpot_missed", "both_missed"]
+Verdict = Literal["met", "ttft_missed", "tpot_missed", "both_missed"]
+TargetsFrom = Literal["default", "request"]  # whose latency targets: the gateway's own, or those that a client named
 
 # Seconds. Finer below 0.3 s than vLLM's: prefill of a short prompt takes milliseconds
 TTFT_BUCKETS = (
@@ -69,8 +73,8 @@ class ServiceMetrics:
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
         return Gauge(name, meaning, labels, registry=self._registry)
 
-    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, meaning, registry=self._registry, buckets=buckets)
+    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(name, meaning, labels, registry=self._registry, buckets=buckets)
 
     def _vllm_counter(self, name: str, meaning: str) -> Counter:
         return self._counter(f"vllm:{name}", meaning, *self._vllm_labels).labels(**self._vllm_labels)
@@ -110,7 +114,14 @@ class GatewayMetrics(ServiceMetrics):
             "vllm:request_success_total", "Ended requests by reason", *self._vllm_labels, "finished_reason"
         )
         self._goodput = self._counter(
-            "distserve_goodput_requests_total", "Ended requests by the latency targets they met", "targets"
+            "distserve_goodput_requests_total", "Ended requests by the latency targets they met", "targets", "slo"
+        )
+        for reason in VLLM_FINISHED_REASONS.values():  # a series from the start: its first request is a rise too
+            self._ended.labels(**self._vllm_labels, finished_reason=reason)
+        for verdict, targets_from in product(get_args(Verdict), get_args(TargetsFrom)):
+            self._goodput.labels(verdict, targets_from)
+        self._target_seconds = self._gauge(
+            "distserve_slo_target_seconds", "Latency targets of requests that name none", "latency"
         )
 
     def request_ended(
@@ -132,9 +143,14 @@ class GatewayMetrics(ServiceMetrics):
         if tpot_seconds is not None:
             self._tpot.observe(tpot_seconds)
 
-    def targets_judged(self, targets: Targets) -> None:
-        """Of a request that has latency targets and ended by itself."""
-        self._goodput.labels(targets).inc()
+    def targets_judged(self, verdict: Verdict, targets_from: TargetsFrom) -> None:
+        """Of a request that has latency targets and was not given up by its client."""
+        self._goodput.labels(verdict, targets_from).inc()
+
+    def default_targets(self, ttft_seconds: float | None, tpot_seconds: float | None) -> None:
+        for latency, seconds in (("ttft", ttft_seconds), ("tpot", tpot_seconds)):
+            if seconds is not None:
+                self._target_seconds.labels(latency).set(seconds)
 
 
 class SchedulerMetrics(ServiceMetrics):
@@ -163,12 +179,25 @@ class WorkerMetrics(ServiceMetrics):
 
     def __init__(self, role: Role, instance: InstanceId, model: str) -> None:
         super().__init__(role, instance, model)
-        self.running = self._vllm_gauge("num_requests_running", "Requests in the current step")
-        self.waiting = self._vllm_gauge("num_requests_waiting", "Requests waiting for their turn here")
-        self.kv_usage = self._vllm_gauge("kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1")
-        self.stranded_blocks = self._gauge("distserve_kv_stranded_blocks", "KV blocks that no live request owns: 0")
         self.step_seconds = self._histogram("distserve_step_seconds", "One engine step", TPOT_BUCKETS)
         self.step_tokens = self._histogram("distserve_step_tokens", "Tokens computed in one step", TOKENS_BUCKETS)
+        self.steps_failed = self._counter("distserve_step_failures_total", "Engine steps that failed")
+        self._running = self._vllm_gauge("num_requests_running", "Requests in the current step")
+        self._waiting = self._vllm_gauge("num_requests_waiting", "Requests waiting for their turn here")
+        self._kv_usage = self._vllm_gauge("kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1")
+        self._stranded = self._gauge("distserve_kv_stranded_blocks", "KV blocks neither free nor owned: 0, or a defect")
+
+    def watch(self, ledger: Ledger, running: Callable[[], int], waiting: Callable[[], int]) -> None:
+        """Look these up whenever metrics are asked for."""
+        self._running.set_function(running)
+        self._waiting.set_function(waiting)
+        self._kv_usage.set_function(lambda: 1 - ledger.free / ledger.blocks)
+        self._stranded.set_function(ledger.stranded)
+        self._registry.register(_KvBlocks(ledger))
+
+    def step_ended(self, seconds: float, tokens: int) -> None:
+        self.step_seconds.observe(seconds)
+        self.step_tokens.observe(tokens)
 
 
 class PrefillMetrics(WorkerMetrics):
@@ -179,7 +208,6 @@ class PrefillMetrics(WorkerMetrics):
         self.held_seconds = self._histogram(
             "distserve_kv_held_seconds", "From computed to released by the decode side", STAGE_BUCKETS
         )
-        self.held_blocks = self._gauge("distserve_kv_held_blocks", "KV blocks computed and waiting to be pulled")
         self.leases_expired = self._counter("distserve_kv_lease_expired_total", "KV that nobody came for in time")
 
 
@@ -191,9 +219,57 @@ class DecodeMetrics(WorkerMetrics):
             "request_decode_time_seconds", "From the KV's arrival to the last token", STAGE_BUCKETS
         )
         self.preempted = self._vllm_counter("num_preemptions_total", "Requests sent back for want of KV blocks")
-        self.transfer_seconds = self._histogram("distserve_kv_transfer_seconds", "One KV transfer", STAGE_BUCKETS)
-        self.transfer_bytes = self._counter("distserve_kv_transfer_bytes_total", "KV bytes received", "transport")
+        self.pull_seconds = self._histogram(
+            "distserve_kv_pull_seconds",
+            "KV from its blocks' reservation to its arrival, waiting included",
+            STAGE_BUCKETS,
+        )
         self.transfers_failed = self._counter("distserve_kv_transfer_failures_total", "KV transfers that failed")
+        self._transfer_seconds = self._histogram(
+            "distserve_kv_transfer_seconds", "One KV transfer, first to last byte", MOMENT_BUCKETS, "transport"
+        )
+        self._transfer_bytes = self._counter("distserve_kv_transfer_bytes_total", "KV bytes received", "transport")
+
+    def kv_received(self, transport: str, size: int, seconds: float) -> None:
+        """`seconds`: from the first byte to the last."""
+        self._transfer_seconds.labels(transport).observe(seconds)
+        self._transfer_bytes.labels(transport).inc(size)
+
+    def watch_links(self, links: Callable[[], Sequence[Link]]) -> None:
+        """Look these up whenever metrics are asked for."""
+        self._registry.register(_KvLinks(links))
+
+
+class _KvBlocks(Collector):
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily("distserve_kv_blocks", "KV blocks by state", labels=["state"])
+        family.add_metric(["free"], self._ledger.free)
+        for state in State:
+            family.add_metric([state], self._ledger.count(state))
+        yield family
+
+
+class _KvLinks(Collector):
+    """What the self-tests found. Only links that are there: a lost peer takes its series with it."""
+
+    def __init__(self, links: Callable[[], Sequence[Link]]) -> None:
+        self._links = links
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ["peer", "transport"]
+        health = GaugeMetricFamily(
+            "distserve_kv_link_healthy", "1 if a KV link works, over the transport that it should use", labels=labels
+        )
+        speed = GaugeMetricFamily(
+            "distserve_kv_link_bytes_per_second", "Speed of a KV link in its self-test", labels=labels
+        )
+        for link in self._links():
+            health.add_metric([link.peer, link.transport], link.ok and not link.detail)
+            speed.add_metric([link.peer, link.transport], 1e9 * link.gigabytes_per_second)
+        yield from (health, speed)
 
 
 class _BusTroubles(Collector):

@@ -35,11 +35,15 @@ INSTANCE = "distserve.instance"
 KV_BLOCKS = "distserve.kv.blocks"
 KV_BYTES = "distserve.kv.bytes"
 KV_TRANSPORT = "distserve.kv.transport"
+KV_MOVE_SECONDS = "distserve.kv.move_seconds"  # first to last byte; the stage has waiting and asking too
+TTFT_TARGET = "distserve.slo.ttft_seconds"
+TPOT_TARGET = "distserve.slo.tpot_seconds"
 
 # OpenTelemetry's conventions. The GenAI ones are copied: the package that holds them calls every one deprecated
 HTTP_METHOD = "http.request.method"
 HTTP_ROUTE = "http.route"
 HTTP_STATUS = "http.response.status_code"
+CLIENT_ID = "http.request.header.x-request-id"
 ERROR_TYPE = "error.type"
 OPERATION = "gen_ai.operation.name"
 PROVIDER = "gen_ai.provider.name"
@@ -56,6 +60,7 @@ INPUT_TOKENS = "gen_ai.usage.input_tokens"
 OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 
 QUEUED_SPANS = 16384  # a full queue drops spans; the library's 2048 is less than a second of a loaded instance
+EXPORT_SECONDS = 1.0  # at most, from a span's end to its export
 STOP_SECONDS = 3.0
 
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -71,7 +76,7 @@ def start(role: str, instance: str, processor: SpanProcessor) -> None:
 
 
 def in_background(exporter: SpanExporter) -> SpanProcessor:
-    return BatchSpanProcessor(exporter, max_queue_size=QUEUED_SPANS)
+    return BatchSpanProcessor(exporter, max_queue_size=QUEUED_SPANS, schedule_delay_millis=1000 * EXPORT_SECONDS)
 
 
 def stop() -> None:

@@ -28,6 +28,14 @@ def stop_on_signals() -> asyncio.Event:
     return stop
 
 
+def missing(bus: Bus, *, draining: bool, broken: str) -> list[str]:
+    """What keeps a service from taking work, for people; empty if nothing does."""
+    reasons = ["it is shutting down"] if draining else []
+    if not bus.connected:
+        reasons.append("there is no connection to NATS")
+    return [*reasons, broken] if broken else reasons
+
+
 async def stop_with(bus: Bus, stop: asyncio.Event) -> None:
     """Set `stop` when the connection is over for good: without the bus there is nothing to serve."""
     await bus.closed.wait()
