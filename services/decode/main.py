@@ -13,8 +13,10 @@ from shared.specs.ids import new_instance_id
 from shared.specs.model import BadModel
 from shared.specs.settings import BadSetting, end_misconfigured
 from shared.transport.ucx import UcxTransport
+from shared.worker.gpu_claim import own_gpus
 from shared.worker.lifecycle import stop_on_signals
 from shared.worker.loading import load_engine
+from shared.worker.pulse import keep_health_file
 
 
 async def serve(config: DecodeConfig) -> None:
@@ -22,12 +24,14 @@ async def serve(config: DecodeConfig) -> None:
     telemetry.start("decode", instance, telemetry.TelemetrySettings.from_env())
     try:
         stop = stop_on_signals()
-        engine = await asyncio.to_thread(load_engine, config.instance.engine)
-        async with (
-            await NatsBus.connect(config.instance.bus, name=instance, role="decode") as bus,
-            UcxTransport(engine.cache.pool.device.index) as transport,
-        ):
-            await DecodeService(config, instance, bus, transport, engine).run(stop)
+        with own_gpus(config.instance.gpu_claim_folder):
+            engine = await asyncio.to_thread(load_engine, config.instance.engine)
+            async with (
+                await NatsBus.connect(config.instance.bus, name=instance, role="decode") as bus,
+                UcxTransport(engine.cache.pool.device.index) as transport,
+            ):
+                await keep_health_file(config.instance.health_file, bus, instance)
+                await DecodeService(config, instance, bus, transport, engine).run(stop)
     finally:
         telemetry.stop()
 

@@ -15,6 +15,7 @@ from shared.specs.ids import new_instance_id
 from shared.specs.settings import BadSetting, end_misconfigured
 from shared.telemetry.metrics import SchedulerMetrics
 from shared.worker.lifecycle import stop_on_signals
+from shared.worker.pulse import keep_health_file
 
 
 async def serve(config: SchedulerConfig) -> None:
@@ -29,6 +30,7 @@ async def serve(config: SchedulerConfig) -> None:
     metrics = SchedulerMetrics(instance, config.served_model)
     async with await NatsBus.connect(config.bus, name=instance, role="scheduler") as bus:
         metrics.watch_bus(bus.troubles.counts)
+        await keep_health_file(config.health_file, bus, instance)
         await SchedulerService(bus, instance, dispatcher, journal, metrics).run(stop)
     telemetry.stop()
 
