@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 ENGINE_SCRIPT = ROOT.parent / "shared" / "docker" / "engine.sh"  # starts an engine where there is none
@@ -88,6 +89,10 @@ class ComposeStack:
 
     def inspect(self, container: str) -> dict:
         return json.loads(docker("inspect", container))[0]
+
+    def config(self, *files: str) -> dict:
+        """What Compose makes of these files together."""
+        return yaml.safe_load(self._compose(*(word for file in files for word in ("--file", file)), "config"))
 
     def logs(self, service: str) -> str:
         return self._compose("logs", "--no-color", service)

@@ -159,6 +159,19 @@ def test_every_container_is_confined_and_only_the_gateway_is_reached_from_outsid
         assert published == wanted, name
 
 
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_the_gpu_file_gives_an_instance_every_gpu_and_has_it_claim_one(stack: ComposeStack, role: str):
+    service = stack.config("docker-compose.yml", "docker-compose.gpu.yml")["services"][role]
+    assert service["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+    assert service["pid"] == service["ipc"] == "service:anchor"
+    assert service["environment"]["DISTSERVE_DEVICE"] == "cuda"
+    claims = service["environment"]["DISTSERVE_GPU_CLAIM_DIR"]
+    start = f"python -P -m services.{role}.main 2>&1 || true"
+    variables = ["--env", "DISTSERVE_MODEL=demo", "--env", f"DISTSERVE_GPU_CLAIM_DIR={claims}"]
+    said = docker("run", "--rm", *variables, f"distserve-{role}", "sh", "-c", start)
+    assert f"{role}: DISTSERVE_GPU_CLAIM_DIR is set, but nvidia-smi cannot tell the GPUs" in said
+
+
 def test_decode_is_scaled_up_and_down_under_load_without_a_failed_request(
     stack: ComposeStack, expected: list[list[str]]
 ):
