@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 ENGINE_SCRIPT = ROOT.parent / "shared" / "docker" / "engine.sh"  # starts an engine where there is none
 ENGINE_SECONDS = 420
 BUILD_SECONDS = 600
-UP_SECONDS = 120
-READY_SECONDS = 30
+UP_SECONDS = 240
+READY_SECONDS = 60
 
 
 @contextmanager

@@ -88,7 +88,7 @@ class Load:
 
     def until_answered(self, more: int) -> None:
         """Until so many more answers are complete."""
-        wanted, deadline = self.answered + more, time.monotonic() + 60
+        wanted, deadline = self.answered + more, time.monotonic() + 120
         while self.answered < wanted and not self.wrong:
             assert time.monotonic() < deadline, f"{self.answered} answers, {wanted} wanted"
             time.sleep(0.05)
@@ -111,7 +111,7 @@ def links(stack: ComposeStack) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-def until(fact: Callable[[], bool], seconds: float = 30) -> None:
+def until(fact: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not fact():
         assert time.monotonic() < deadline

@@ -53,3 +53,11 @@ def test_without_a_table_the_first_free_ones_are_taken():
 def test_one_of_sixteen_gpus_without_any_distance_is_found():
     many = Gpus(tuple(f"GPU-{number}" for number in range(16)))
     assert choose(many, set(many.uuids), 8) == many.uuids[:8]
+
+
+def test_the_table_of_a_machine_with_one_gpu_has_no_distances():
+    listing = "0, GPU-6324bbff-b75f-dc07-f357-653297ff0dd5\n"
+    topology = "\t\x1b[4mGPU0\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID\x1b[0m\nGPU0\t X \t0-15\t0\t\tN/A\n\nLegend:\n"
+    gpus = read_gpus(listing, topology)  # both as printed for an H100
+    assert gpus == Gpus(("GPU-6324bbff-b75f-dc07-f357-653297ff0dd5",), {})
+    assert choose(gpus, set(gpus.uuids), 1) == gpus.uuids
