@@ -25,7 +25,8 @@ READY_SECONDS = 60
 @contextmanager
 def docker_engine() -> Iterator[None]:
     """One that runs, or one that the script starts and that is stopped at the end; else the test is skipped."""
-    if _answers():
+    if _succeeds("docker", "info"):
+        _check_compose()
         yield
         return
     if not ENGINE_SCRIPT.is_file() or os.geteuid() != 0:
@@ -35,6 +36,7 @@ def docker_engine() -> Iterator[None]:
         pytest.skip(f"no Docker engine can be started here: {done.stderr[-500:]}")
     os.environ["DOCKER_HOST"] = done.stdout.strip().rpartition("=")[2]
     try:
+        _check_compose()
         yield
     finally:
         del os.environ["DOCKER_HOST"]
@@ -42,10 +44,15 @@ def docker_engine() -> Iterator[None]:
             subprocess.run([ENGINE_SCRIPT, "stop"], check=False)
 
 
-def _answers() -> bool:
-    if shutil.which("docker") is None:
+def _check_compose() -> None:
+    if not _succeeds("docker", "compose", "version") and not _succeeds("docker-compose", "version"):
+        pytest.skip("there is a Docker engine, but neither `docker compose` nor docker-compose")
+
+
+def _succeeds(*command: str) -> bool:
+    if shutil.which(command[0]) is None:
         return False
-    return subprocess.run(["docker", "info"], capture_output=True, timeout=30, check=False).returncode == 0
+    return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0
 
 
 def docker(*arguments: str, timeout_seconds: float = 60) -> str:
@@ -63,8 +70,7 @@ class ComposeStack:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self._environment = os.environ | {"DISTSERVE_PUBLISH": f"127.0.0.1:{self.port}"}
-        plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
-        self._command = ["docker", "compose"] if plugin else ["docker-compose"]
+        self._command = ["docker", "compose"] if _succeeds("docker", "compose", "version") else ["docker-compose"]
 
     @property
     def url(self) -> str:
