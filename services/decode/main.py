@@ -15,8 +15,10 @@ from shared.specs.settings import BadSetting, end_misconfigured
 from shared.telemetry.metrics import DecodeMetrics
 from shared.telemetry.status import status_server
 from shared.transport.ucx import UcxTransport
+from shared.worker.gpu_claim import own_gpus
 from shared.worker.lifecycle import stop_on_signals
 from shared.worker.loading import load_engine
+from shared.worker.pulse import keep_health_file
 
 
 async def serve(config: DecodeConfig) -> None:
@@ -26,16 +28,18 @@ async def serve(config: DecodeConfig) -> None:
     metrics = DecodeMetrics(instance, config.instance.served_model)
     try:
         stop = stop_on_signals()
-        async with status_server(settings, metrics) as status:
-            engine = await asyncio.to_thread(load_engine, config.instance.engine)
-            async with (
-                await NatsBus.connect(config.instance.bus, name=instance, role="decode") as bus,
-                UcxTransport(engine.cache.pool.device.index) as transport,
-            ):
-                metrics.watch_bus(bus.troubles.counts)
-                service = DecodeService(config, instance, bus, transport, engine, metrics)
-                status.missing = service.missing
-                await service.run(stop)
+        with own_gpus(config.instance.gpu_claim_folder):
+            async with status_server(settings, metrics) as status:
+                engine = await asyncio.to_thread(load_engine, config.instance.engine)
+                async with (
+                    await NatsBus.connect(config.instance.bus, name=instance, role="decode") as bus,
+                    UcxTransport(engine.cache.pool.device.index) as transport,
+                ):
+                    await keep_health_file(config.instance.health_file, bus, instance)
+                    metrics.watch_bus(bus.troubles.counts)
+                    service = DecodeService(config, instance, bus, transport, engine, metrics)
+                    status.missing = service.missing
+                    await service.run(stop)
     finally:
         telemetry.stop()
 

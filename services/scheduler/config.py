@@ -22,6 +22,7 @@ class SchedulerConfig:
     limits: Limits
     journal: JournalSettings | None  # None: off
     served_model: str  # for the labels of the metrics only
+    health_file: Path | None = None  # for `python -m shared.worker.health`
 
     @classmethod
     def from_env(cls, variables: Mapping[str, str]) -> "SchedulerConfig":
@@ -45,4 +46,5 @@ class SchedulerConfig:
             limits=limits,
             journal=journal if env.flag("JOURNAL", True) else None,
             served_model=env.text("SERVED_MODEL_NAME", ""),
+            health_file=env.path("HEALTH_FILE"),
         )

@@ -16,6 +16,7 @@ from shared.specs.settings import BadSetting, end_misconfigured
 from shared.telemetry.metrics import SchedulerMetrics
 from shared.telemetry.status import status_server
 from shared.worker.lifecycle import stop_on_signals
+from shared.worker.pulse import keep_health_file
 
 
 async def serve(config: SchedulerConfig) -> None:
@@ -34,6 +35,7 @@ async def serve(config: SchedulerConfig) -> None:
         await NatsBus.connect(config.bus, name=instance, role="scheduler") as bus,
     ):
         metrics.watch_bus(bus.troubles.counts)
+        await keep_health_file(config.health_file, bus, instance)
         service = SchedulerService(bus, instance, dispatcher, journal, metrics)
         status.missing = service.missing
         await service.run(stop)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 Choice = TypeVar("Choice", bound=str)
@@ -34,6 +35,10 @@ class Environment:
         if not value:
             raise BadSetting(f"DISTSERVE_{name} is not set: it must be {what}")
         return value
+
+    def path(self, name: str) -> Path | None:
+        value = self.text(name, "")
+        return Path(value) if value else None
 
     def integer(self, name: str, default: int, least: int = 0, most: int = 2**62) -> int:
         return int(self._number(name, default, least, most, int))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from shared.bus.settings import BusSettings
 from shared.engine.settings import EngineSettings
@@ -15,6 +16,8 @@ class InstanceConfig:
     served_model: str  # the name clients use
     transfer_seconds: float  # deadline of one KV transfer
     drain_seconds: float  # on SIGTERM: how long running requests may take to finish here
+    gpu_claim_folder: Path | None = None  # where the GPUs of this machine are shared out, if they are
+    health_file: Path | None = None  # for `python -m shared.worker.health`
 
     @classmethod
     def from_env(cls, variables: Mapping[str, str]) -> "InstanceConfig":
@@ -39,4 +42,6 @@ class InstanceConfig:
             served_model=env.text("SERVED_MODEL_NAME", model.rstrip("/").rpartition("/")[2]),
             transfer_seconds=env.number("TRANSFER_TIMEOUT", 10.0, least=0.1),
             drain_seconds=env.number("DRAIN_TIMEOUT", 30.0),
+            gpu_claim_folder=env.path("GPU_CLAIM_DIR"),
+            health_file=env.path("HEALTH_FILE"),
         )
