@@ -6,8 +6,10 @@ import typer
 
 from cli.chat import chat
 from cli.model import model
+from cli.plan import plan
 from cli.problems import Problem
 from cli.quality import run_checks, run_tests
+from cli.simulate import goodput, simulate
 from cli.up import up
 
 app = typer.Typer(
@@ -18,6 +20,9 @@ app = typer.Typer(
 )
 app.command()(up)
 app.command()(chat)
+app.command()(simulate)
+app.command()(goodput)
+app.command()(plan)
 app.add_typer(model, name="model")
 app.command("test", context_settings={"ignore_unknown_options": True})(run_tests)
 app.command("check")(run_checks)

@@ -7,7 +7,7 @@ from services.scheduler.simulator.latency import Latency
 from services.scheduler.simulator.outcome import Outcome
 from services.scheduler.simulator.placement import Group, Placement
 from services.scheduler.simulator.prefill import PrefillInstance
-from services.scheduler.simulator.profile import BadProfile, ModelProfile, Profile
+from services.scheduler.simulator.profile import BadProfile, Coefficients, ModelProfile, Overhead, Profile
 from services.scheduler.simulator.targets import Targets
 from services.scheduler.simulator.workload import BadWorkload, Trace
 from services.scheduler.simulator.world import World
@@ -16,6 +16,7 @@ from shared.policy.decode import Order
 from shared.specs.ids import InstanceId
 
 BLOCK_TOKENS = 16
+NOTHING = Coefficients((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,7 @@ class Setup:
     policy: Policy = Policy()
     link_gigabytes_per_second: float | None = None  # between prefill and decode; None: the profile's
     hop_seconds: float | None = None  # of the control plane, one way; None: the profile's
+    free_prefill: bool = False  # prefill takes no time: what decoding alone can do
 
     def check(self) -> None:
         """BadProfile with the reason if this cannot be."""
@@ -69,7 +71,9 @@ def simulate(setup: Setup, trace: Trace, targets: Targets | None = None) -> Outc
     return Outcome(world.records, placement, world.samples, prefills, decodes)
 
 
-def _latency(setup: Setup, group: Group) -> Latency:
+def _latency(setup: Setup, group: Group, free: bool = False) -> Latency:
+    if free:
+        return Latency(NOTHING, Overhead(), 1, 0.0)
     link = setup.profile.link_gigabytes_per_second * 1e9
     send_seconds = 2 * setup.model.hidden / link  # one token's activations; a prompt's are hidden behind its layers
     return Latency(setup.model.times[group.tp], setup.profile.overhead, group.pp, send_seconds)
@@ -95,7 +99,7 @@ def _prefills(setup: Setup, world: World) -> list[PrefillInstance]:
     prefills = []
     for number in range(group.count):
         name = InstanceId(f"prefill-{number:08x}")
-        instance = PrefillInstance(world, name, _latency(setup, group), capacity, batch_tokens)
+        instance = PrefillInstance(world, name, _latency(setup, group, setup.free_prefill), capacity, batch_tokens)
         world.add(instance, "prefill")
         prefills.append(instance)
     return prefills
