@@ -10,7 +10,7 @@ from services.scheduler.simulator.targets import Targets
 from services.scheduler.simulator.workload import Trace
 
 MOST_DOUBLINGS = 24
-LIFETIMES = 3
+LIFETIMES = 2
 LEAST_REQUESTS = 300
 # Two-sided 95 % of Student's t by degrees of freedom.
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
