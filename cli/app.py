@@ -8,6 +8,7 @@ from cli.chat import chat
 from cli.model import model
 from cli.plan import plan
 from cli.problems import Problem
+from cli.profile import profile
 from cli.quality import run_checks, run_tests
 from cli.simulate import goodput, simulate
 from cli.up import up
@@ -23,6 +24,7 @@ app.command()(chat)
 app.command()(simulate)
 app.command()(goodput)
 app.command()(plan)
+app.command()(profile)
 app.add_typer(model, name="model")
 app.command("test", context_settings={"ignore_unknown_options": True})(run_tests)
 app.command("check")(run_checks)
