@@ -6,8 +6,11 @@ import typer
 
 from cli.chat import chat
 from cli.model import model
+from cli.plan import plan
 from cli.problems import Problem
+from cli.profile import profile
 from cli.quality import run_checks, run_tests
+from cli.simulate import goodput, simulate
 from cli.trace import trace
 from cli.up import up
 
@@ -19,6 +22,10 @@ app = typer.Typer(
 )
 app.command()(up)
 app.command()(chat)
+app.command()(simulate)
+app.command()(goodput)
+app.command()(plan)
+app.command()(profile)
 app.command()(trace)
 app.add_typer(model, name="model")
 app.command("test", context_settings={"ignore_unknown_options": True})(run_tests)

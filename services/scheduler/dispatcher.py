@@ -52,7 +52,9 @@ class Dispatcher:
         self._now = event.now
         if self._watch.times.started_at is None:
             self._watch.times.started_at = event.now
-        return self._apply(event) + self._place()
+        effects = self._apply(event)
+        board = self._board
+        return effects + self._place() if board.queue.requests or board.kv.requests else effects
 
     def _apply(self, event: Event) -> list[Effect]:
         match event:

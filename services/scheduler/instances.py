@@ -88,10 +88,11 @@ class Instance:
         """It can run the request at once, or lets it wait: whatever more there is waits better here."""
         if self.full:
             return False
-        sequences, needed = self._sequences, self._blocks(live.context_tokens + 1)
-        runs = sequences < self.capacity.max_batch and needed + sequences <= self._free_blocks
-        waits = self.load.queued_requests + self.promised_requests < self.capacity.max_queue_requests
-        return runs or waits or sequences <= 0
+        sequences = self._sequences
+        if self.load.queued_requests + self.promised_requests < self.capacity.max_queue_requests or sequences <= 0:
+            return True
+        needed = self._blocks(live.context_tokens + 1)
+        return sequences < self.capacity.max_batch and needed + sequences <= self._free_blocks
 
     @property
     def _free_blocks(self) -> int:
@@ -102,7 +103,7 @@ class Instance:
         return self.load.running + self.load.queued_requests + self.promised_requests
 
     def _blocks(self, tokens: int) -> int:
-        return blocks_for(tokens, max(1, self.capacity.block_tokens))
+        return blocks_for(tokens, self.capacity.block_tokens or 1)
 
 
 class Fleet:
@@ -111,6 +112,9 @@ class Fleet:
     def __init__(self, instances: Iterable[Instance] = (), gateways: Iterable[tuple[InstanceId, float]] = ()) -> None:
         self._instances = {instance.id: replace(instance, held=dict(instance.held)) for instance in instances}
         self._gateways = dict(gateways)  # when each was last heard
+        # Remembered until the next beat or loss:
+        self._prefills: dict[str, list[tuple[Instance, int]]] = {}  # with the longest sequence it can hand on
+        self._pullers: dict[InstanceId, list[Instance]] = {}
 
     def __getitem__(self, instance: InstanceId) -> Instance:
         return self._instances[instance]
@@ -126,6 +130,7 @@ class Fleet:
         instance = self._instances.get(beat.instance)
         if instance is None:
             instance = self._instances[beat.instance] = Instance(id=beat.instance, role=beat.role)
+        self._forget_answers()
         return instance if beat.number > instance.number else None
 
     def hear_gateway(self, gateway: InstanceId, now: float) -> None:
@@ -141,6 +146,8 @@ class Fleet:
         lost = [i.id for i in self._instances.values() if now - i.heard_at > limit_seconds]
         for instance in lost:
             del self._instances[instance]
+        if lost:
+            self._forget_answers()
         return lost
 
     def remove_lost_gateways(self, now: float, limit_seconds: float) -> set[InstanceId]:
@@ -151,24 +158,37 @@ class Fleet:
 
     def partners(self, source: InstanceId, tokens: int = 0) -> list[Instance]:
         """Decode instances that may pull KV from `source` and can hold a sequence of `tokens`, full ones included."""
-        prefill = self._instances.get(source)
-        return list(self._partners(prefill, tokens)) if prefill is not None else []
+        pullers = self._pullers.get(source)
+        if pullers is None:
+            pullers = self._pullers[source] = self._find_pullers(source)
+        return [decode for decode in pullers if decode.capacity.max_model_tokens >= tokens]
 
-    def _partners(self, prefill: Instance, tokens: int) -> Iterator[Instance]:
-        for decode in self._instances.values():
-            if decode.role == "decode" and decode.takes_work and decode.capacity.max_model_tokens >= tokens:
-                same = decode.model == prefill.model and decode.kv_format == prefill.kv_format
-                if same and prefill.id in decode.linked:
-                    yield decode
+    def _find_pullers(self, source: InstanceId) -> list[Instance]:
+        prefill = self._instances.get(source)
+        if prefill is None:
+            return []
+        alike = (prefill.model, prefill.kv_format)
+        decodes = (d for d in self._instances.values() if d.role == "decode" and d.takes_work)
+        return [d for d in decodes if (d.model, d.kv_format) == alike and source in d.linked]
 
     def prefills(self, model: str, tokens: int = 0) -> list[Instance]:
         """Prefill instances that can take a sequence which may grow to `tokens`, and have somewhere to hand it on."""
-        return [
-            p
-            for p in self._instances.values()
-            if p.role == "prefill" and p.takes_work and p.model == model and p.capacity.max_model_tokens >= tokens
-            if any(self._partners(p, tokens))
-        ]
+        prefills = self._prefills.get(model)
+        if prefills is None:
+            prefills = self._prefills[model] = list(self._find_prefills(model))
+        return [p for p, longest in prefills if longest >= tokens]
+
+    def _find_prefills(self, model: str) -> Iterator[tuple[Instance, int]]:
+        for p in self._instances.values():
+            if p.role == "prefill" and p.takes_work and p.model == model:
+                pullers = self.partners(p.id)
+                if pullers:
+                    longest = max(decode.capacity.max_model_tokens for decode in pullers)
+                    yield p, min(p.capacity.max_model_tokens, longest)
+
+    def _forget_answers(self) -> None:
+        self._prefills.clear()
+        self._pullers.clear()
 
     def colocated(self, model: str, tokens: int = 0) -> list[Instance]:
         """Decode instances that prefill by themselves."""
@@ -185,8 +205,10 @@ class Fleet:
         """Where a queued request goes: prefill with least queued work, else a colocated instance. None: all full."""
         prefills = self.prefills(live.model, live.final_tokens)
         if prefills:
-            roomy = (p for p in prefills if p.prefill_has_room(live))
-            return min(roomy, key=lambda p: p.prefill_rank, default=None)
+            roomy = [p for p in prefills if p.prefill_has_room(live)]
+            if len(roomy) < 2:
+                return roomy[0] if roomy else None
+            return min(roomy, key=lambda p: p.prefill_rank)
         return _least_loaded(self.colocated(live.model, live.final_tokens), live)
 
     def choose_decode(self, live: Live) -> Instance | None:
@@ -199,5 +221,7 @@ class Fleet:
 
 
 def _least_loaded(decodes: list[Instance], live: Live) -> Instance | None:
-    roomy = (d for d in decodes if d.decode_has_room(live))
-    return min(roomy, key=lambda d: d.decode_rank, default=None)
+    roomy = [d for d in decodes if d.decode_has_room(live)]
+    if len(roomy) < 2:
+        return roomy[0] if roomy else None
+    return min(roomy, key=lambda d: d.decode_rank)

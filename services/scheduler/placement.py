@@ -10,8 +10,12 @@ from services.scheduler.waiting import NOBODY, Lines, Live
 
 def place_waiting(board: Board, now: float) -> list[Effect]:
     """Send everybody whose turn it is, as long as somebody has room."""
-    first = _advance(board, board.queue, board.fleet.choose_first, now)
-    return first + _advance(board, board.kv, board.fleet.choose_decode, now)
+    effects: list[Effect] = []
+    if board.queue.requests:
+        effects += _advance(board, board.queue, board.fleet.choose_first, now)
+    if board.kv.requests:
+        effects += _advance(board, board.kv, board.fleet.choose_decode, now)
+    return effects
 
 
 def _advance(board: Board, lines: Lines, choose: Callable[[Live], Instance | None], now: float) -> list[Effect]:

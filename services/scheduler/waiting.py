@@ -60,6 +60,8 @@ class Lines:
 
     def first(self, skip: set[str]) -> tuple[str, RequestId] | None:
         """The one whose turn it is, with its line, over all lines but those in `skip`."""
+        if not self._lines:
+            return None
         heads = [(line[0], name) for name, line in self._lines.items() if name not in skip]
         if not heads:
             return None

@@ -39,6 +39,34 @@ def admissible(context_tokens: int, block_tokens: int, free_blocks: int, members
     return members < max_batch and blocks_for(context_tokens + 1, block_tokens) + members <= free_blocks
 
 
+class Whole(NamedTuple):
+    """A step in which nobody that could take part is left out."""
+
+    decoding: bool  # every decoding member takes its next token
+    chunks: list[tuple[int, int]]  # (index among all members, new tokens) of contexts that are not computed yet
+
+
+def plan_whole(
+    uncomputed: list[tuple[int, int]],
+    decoding: int,
+    needed_blocks: int,
+    free_blocks: int,
+    order: Order,
+    prefill_tokens: int,
+) -> Whole | None:
+    """The next step from sums alone. None: blocks are short, and `plan_step` must see who waits or leaves.
+
+    uncomputed: (index among all members, tokens to compute) in order of admission.  decoding: how many others there
+    are.  needed_blocks: that these want for their next token. Without uncomputed contexts the answer stays the same
+    until a member joins or ends or blocks run short: the simulator jumps there.
+    """
+    if uncomputed and order == "prefill_priority":
+        return Whole(False, _packed(uncomputed, prefill_tokens))
+    if needed_blocks > free_blocks:
+        return None
+    return Whole(True, _chunks(uncomputed, max(1, prefill_tokens - decoding)) if uncomputed else [])
+
+
 def plan_step(
     members: Sequence[Member], order: Order, block_tokens: int, free_blocks: int, prefill_tokens: int
 ) -> StepPlan:
@@ -49,9 +77,12 @@ def plan_step(
     uncomputed contexts (Sarathi). Without uncomputed contexts both are plain continuous batching.
     """
     uncomputed = [(i, m.tokens - m.computed) for i, m in enumerate(members) if m.tokens - m.computed > 1]
-    if uncomputed and order == "prefill_priority":
-        return StepPlan(_packed(uncomputed, prefill_tokens), [])
     needs = [max(0, blocks_for(m.tokens, block_tokens) - m.blocks) for m in members]
+    decoders = len(members) - len(uncomputed)
+    whole = plan_whole(uncomputed, decoders, sum(needs), free_blocks, order, prefill_tokens)
+    if whole is not None:
+        everybody = [(i, 1) for i, m in enumerate(members) if m.tokens - m.computed == 1] if whole.decoding else []
+        return StepPlan(everybody + whole.chunks, [])
     preempt = _preemptions(members, needs, free_blocks)
     free_blocks += sum(members[i].blocks for i in preempt)
     decoding: list[tuple[int, int]] = []

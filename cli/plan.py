@@ -1,0 +1,112 @@
+"""`./distserve plan`: which placement serves the most requests as promised for every GPU."""
+
+import json
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli import simulation_options as options
+from cli.problems import Problem
+from services.scheduler.planner.candidates import Cluster
+from services.scheduler.planner.goodput import Promise
+from services.scheduler.planner.plan import make_plan
+from services.scheduler.planner.search import Question
+
+NETWORKS = {"high": 100.0, "low": 3.125}  # GB/s between nodes: 800 and 25 Gbit/s
+ALGORITHM_1_FROM = 25.0  # GB/s: below, KV stays inside a node
+
+GpusPerNode = Annotated[int, typer.Option(min=1, help="GPUs of a node.")]
+Nodes = Annotated[int, typer.Option(min=1, help="Nodes.")]
+Network = Annotated[str, typer.Option(metavar="high|low|GB/S", help="Between nodes; low: KV stays inside a node.")]
+Rate = Annotated[float, typer.Option("--rate", min=0.001, help="Requests per second to be served.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes that search.", show_default="cores")]
+Out = Annotated[Path | None, typer.Option("--out", help="Write the plan to this file.", show_default=False)]
+
+
+def plan(
+    model: options.ModelName = "",
+    profile: options.ProfileName = "a100-80g-distserve",
+    gpus_per_node: GpusPerNode = 8,
+    nodes: Nodes = 1,
+    network: Network = "low",
+    trace: options.TraceFile = None,
+    workload: options.Workload = "chatbot",
+    rate: Rate = 1.0,
+    slo_ttft: options.SloTtft = 0.25,
+    slo_tpot: options.SloTpot = 0.1,
+    target: options.Share = 0.9,
+    requests: options.Requests = None,
+    seeds: options.Seeds = 3,
+    seed: options.Seed = 0,
+    cv: options.Cv = 1.0,
+    workers: Workers = None,
+    out: Out = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Search placements for the highest per-GPU goodput, and say what binds."""
+    loaded = options.load(profile)
+    speed = _network(network)
+    across = speed >= ALGORITHM_1_FROM
+    try:
+        question = Question(
+            profile=loaded,
+            model=loaded.model(model),
+            cluster=Cluster(gpus_per_node, nodes),
+            traces=tuple(
+                options.requests_at_unit_rate(trace, workload, requests or 4000, seed + n, cv) for n in range(seeds)
+            ),
+            promise=Promise(ttft=slo_ttft, tpot=slo_tpot, share=target),
+            rate=rate,
+            across_nodes=across,
+            link_gigabytes_per_second=speed if across and nodes > 1 else loaded.link_gigabytes_per_second,
+        )
+        count = workers or len(os.sched_getaffinity(0))
+        with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+            answer = make_plan(question, pool)
+    except ValueError as error:
+        raise Problem(str(error)) from error
+    if out is not None:
+        out.write_text(json.dumps(answer, indent=2) + "\n")
+    if as_json:
+        typer.echo(json.dumps(answer))
+    else:
+        _show(answer)
+    if answer["placement"] is None:
+        raise Problem("no placement keeps these targets")
+
+
+def _network(text: str) -> float:
+    try:
+        speed = NETWORKS.get(text) or float(text)
+    except ValueError as error:
+        raise Problem(f"--network {text}: high, low or a number of GB/s") from error
+    if speed <= 0:
+        raise Problem("--network must be more than 0 GB/s")
+    return speed
+
+
+def _show(answer: dict[str, Any]) -> None:
+    console = Console()
+    table = Table("placement", "GPUs", "requests/s", "per GPU", title="best per-GPU goodput first")
+    for row in answer["table"][:12]:
+        spread = f" ± {row['half_width']:.2f}" if row["half_width"] is not None else ""
+        table.add_row(row["placement"], str(row["gpus"]), f"{row['goodput']:.2f}{spread}", f"{row['per_gpu']:.3f}")
+    console.print(table)
+    if answer["placement"] is not None:
+        console.print(
+            f"[bold]{answer['units']} x ({answer['placement']})[/bold], {answer['gpus']} GPUs, for {answer['rate']:g}/s"
+        )
+        console.print(f"What binds: {answer['binds']} ({answer['detail']})")
+        console.print(f"Disaggregated or not: {answer['colocated']}")
+        console.print(f"The paper's algorithm as published: {answer['published'] or 'finds nothing'}")
+        for row in answer["neighbours"][:6]:
+            console.print(f"  neighbour {row['placement']}: {row['per_gpu']:.3f} per GPU")
+    for what, why in answer["impossible"].items():
+        console.print(f"[dim]not possible: {what}: {why}[/dim]")
+    console.print(f"[dim]{answer['searches']} searches, {answer['simulations']} simulations[/dim]")

@@ -1,0 +1,105 @@
+"""The planner's answer as plain data: what to start, what else was weighed, and why."""
+
+from concurrent.futures import Executor
+from typing import Any
+
+from services.scheduler.planner.explain import explain
+from services.scheduler.planner.search import Found, Question, copies_for, search
+from services.scheduler.simulator.placement import Group, Placement
+
+NEARLY = 0.05  # colocated within this much of the best is worth a word: it is simpler
+
+
+def make_plan(question: Question, workers: Executor) -> dict[str, Any]:
+    """Search, and describe the best placement with what binds it. JSON types only."""
+    result = search(question, workers)
+    if not result.found:
+        return {
+            "format": 1,
+            "placement": None,
+            "table": [],
+            "impossible": result.impossible,
+            "searches": result.searches,
+            "simulations": result.simulations,
+        }
+    best = result.found[0]
+    reason = explain(
+        question.setup(best.placement, best.policy), question.traces[0], question.promise, best.goodput.rate
+    )
+    units = copies_for(question.rate, best.goodput.rate)
+    return {
+        "format": 1,
+        "model": question.model.name,
+        "profile": question.profile.name,
+        "rate": question.rate,
+        "targets": {"ttft_s": question.promise.ttft, "tpot_s": question.promise.tpot, "share": question.promise.share},
+        "placement": str(best.placement),
+        "units": units,
+        "gpus": units * best.placement.gpus,
+        "instances": _instances(best, units, question),
+        "binds": reason.binds,
+        "detail": reason.detail,
+        "colocated": _colocated_word(result.found),
+        "published": str(result.published) if result.published else None,
+        "table": [_row(found) for found in result.found],
+        "neighbours": _neighbours(best, result.found),
+        "impossible": result.impossible,
+        "searches": result.searches,
+        "simulations": result.simulations,
+    }
+
+
+def _row(found: Found) -> dict[str, Any]:
+    return {
+        "placement": found.name,
+        "gpus": found.placement.gpus,
+        "goodput": found.goodput.rate,
+        "half_width": found.goodput.half_width,
+        "per_gpu": found.per_gpu,
+    }
+
+
+def _instances(best: Found, units: int, question: Question) -> dict[str, Any]:
+    def of(group: Group) -> dict[str, int]:
+        return {"count": units * group.count, "tp": group.tp, "pp": group.pp}
+
+    prefill, decode = best.placement.prefill, best.placement.decode
+    settings = {"DISTSERVE_MAX_BATCH": best.policy.max_batch}
+    if prefill is not None:
+        settings["DISTSERVE_PREFILL_BATCH_TOKENS"] = (
+            best.policy.batch_tokens or question.model.times[prefill.tp].batch_tokens
+        )
+    return {
+        "prefill": of(prefill) if prefill else None,
+        "decode": of(decode),
+        "order": None if prefill else best.policy.order,
+        "settings": settings,
+    }
+
+
+def _colocated_word(found: list[Found]) -> str:
+    """Whether disaggregation is worth it here."""
+    apart = [one for one in found if one.placement.prefill is not None]
+    together = [one for one in found if one.placement.prefill is None]
+    if not apart or not together:
+        return "nothing to compare: only one of the two serves this at all"
+    gain = min(apart, key=lambda one: one.rank).per_gpu / min(together, key=lambda one: one.rank).per_gpu - 1
+    if gain < 0:
+        return f"colocated is better by {-gain:.0%} of its per-GPU goodput"
+    if gain <= NEARLY:
+        return f"colocated is within {NEARLY:.0%} ({gain:.1%}): it is the simpler choice"
+    return f"disaggregated is better by {gain:.0%}"
+
+
+def _neighbours(best: Found, found: list[Found]) -> list[dict[str, Any]]:
+    """Those of the table that differ from the best in a single number."""
+    return [_row(one) for one in found if _differences(best.placement, one.placement) == 1]
+
+
+def _differences(one: Placement, other: Placement) -> int:
+    def numbers(placement: Placement) -> tuple[int, ...]:
+        group = placement.prefill or Group(0, 0, 0)
+        decode = placement.decode
+        return (group.count, group.tp, group.pp, decode.count, decode.tp, decode.pp)
+
+    return sum(a != b for a, b in zip(numbers(one), numbers(other), strict=True))
