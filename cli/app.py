@@ -5,6 +5,7 @@ import sys
 import typer
 
 from cli.chat import chat
+from cli.keys import keys
 from cli.model import model
 from cli.problems import Problem
 from cli.quality import run_checks, run_tests
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 app.command()(up)
 app.command()(chat)
+app.command()(keys)
 app.add_typer(model, name="model")
 app.command("test", context_settings={"ignore_unknown_options": True})(run_tests)
 app.command("check")(run_checks)

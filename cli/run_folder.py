@@ -20,7 +20,8 @@ class RunFolder:
         self.path = path
         self.logs = logs
         self.nats = path / "nats"
-        for folder in (self.path, self.logs, self.nats):
+        self.keys = path / "keys"
+        for folder in (self.path, self.logs, self.nats, self.keys):
             folder.mkdir(parents=True, exist_ok=True)
         self._lock = _try_lock(path)
 
@@ -48,7 +49,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Keep what a person may want to read, remove the rest."""
-        shutil.rmtree(self.nats, ignore_errors=True)
+        for folder in (self.nats, self.keys):
+            shutil.rmtree(folder, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

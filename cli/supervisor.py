@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 
 from cli.keeper import Keeper
+from cli.keys import make_keys, seed_file
 from cli.nats_server import ANY_PORT, learn_port, nats_part
 from cli.part_process import PartProcess
 from cli.problems import Problem
@@ -20,6 +21,7 @@ from cli.screen import Screen
 from cli.stack import Part, Stack, parts
 from shared.bus.interface import BusError
 from shared.bus.nats import NatsBus
+from shared.bus.settings import BusSettings
 from shared.messages.instances import Beat
 
 STOP_ORDER = ("gateway", "decode", "prefill", "scheduler", "nats")
@@ -74,14 +76,23 @@ class Supervisor:
 
     async def _start_parts(self) -> str:
         """Start everything at once, only NATS first; its URL."""
-        nats = self._keeper(nats_part(self._root, self._folder.nats, ANY_PORT))
+        public_keys = make_keys(self._folder.keys)
+        nats = self._keeper(nats_part(self._root, self._folder.nats, ANY_PORT, public_keys))
         await nats.start()
         port = await learn_port(nats.process, self._folder.nats)
-        nats.part = nats_part(self._root, self._folder.nats, port)
+        nats.part = nats_part(self._root, self._folder.nats, port, public_keys)
         url = f"nats://127.0.0.1:{port}"
         self._screen.part_ready("nats", url)
         cores = len(os.sched_getaffinity(0))
-        for part in parts(self._stack, folders=self._written_folders(), nats_url=url, cores=cores, gpus=self._gpus):
+        services = parts(
+            self._stack,
+            folders=self._written_folders(),
+            nats_url=url,
+            seeds={role: str(seed_file(self._folder.keys, role)) for role in self._stack.wanted},
+            cores=cores,
+            gpus=self._gpus,
+        )
+        for part in services:
             await self._keeper(part).start()
         return url
 
@@ -111,8 +122,9 @@ class Supervisor:
 
     async def _watch(self, nats_url: str) -> None:
         """Listen to the beats, and ask the gateway until it is ready."""
+        server = BusSettings(url=nats_url, nkey_seed_file=seed_file(self._folder.keys, "operator"))
         try:
-            async with await NatsBus.connect(nats_url, name="supervisor", role="cli") as bus:
+            async with await NatsBus.connect(server, name="supervisor", role="operator") as bus:
                 await bus.subscribe(Beat.SUBJECT.format(role="*", instance="*"), self._heard, Beat)
                 await self._tell_when_ready()
                 while True:
