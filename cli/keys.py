@@ -15,14 +15,14 @@ PUBLIC_KEYS = "public.env"
 DEFAULT_FOLDER = Path(__file__).resolve().parents[1] / ".distserve" / "keys"
 
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the keys.", show_default=".distserve/keys")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the keys that are there; services then need the new ones.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace keys that are there: services then need the new ones.")]
 
 
 def keys(out: Out = DEFAULT_FOLDER, force: Force = False) -> None:
     """Make a key for each role: secret seeds for the services, public keys for the NATS server."""
     make_keys(out, force=force)
-    print(f"{out}/<role>.seed    secret, mode 600: NATS_NKEY_SEED_FILE of that role's services ({', '.join(IDENTITIES)})")
-    print(f"{out}/{PUBLIC_KEYS}     the variables that deploy/nats.conf reads: environment of nats-server")
+    print(f"{out}/<role>.seed: secret, mode 600; NATS_NKEY_SEED_FILE of that role's processes. {', '.join(IDENTITIES)}")
+    print(f"{out}/{PUBLIC_KEYS}: the environment that nats-server needs for deploy/nats.conf")
 
 
 def make_keys(folder: Path, *, force: bool = False) -> Mapping[str, str]:
@@ -33,7 +33,7 @@ def make_keys(folder: Path, *, force: bool = False) -> Mapping[str, str]:
     files = [*(seed_file(folder, role) for role in IDENTITIES), folder / PUBLIC_KEYS]
     there = [file.name for file in files if file.exists()]
     if there and not force:
-        raise Problem(f"{folder} already has {', '.join(there)}: choose another with --out, or replace them with --force")
+        raise Problem(f"{folder} already has {', '.join(there)}: choose another --out, or replace them with --force")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     public = {}
     for role in IDENTITIES:
