@@ -5,6 +5,7 @@ import sys
 import typer
 
 from cli.chat import chat
+from cli.doctor.command import doctor
 from cli.keys import keys
 from cli.model import model
 from cli.problems import Problem
@@ -20,6 +21,7 @@ app = typer.Typer(
 app.command()(up)
 app.command()(chat)
 app.command()(keys)
+app.command()(doctor)
 app.add_typer(model, name="model")
 app.command("test", context_settings={"ignore_unknown_options": True})(run_tests)
 app.command("check")(run_checks)

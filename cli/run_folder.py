@@ -1,9 +1,11 @@
 """Where one run of the stack writes: .distserve/run/<start time>-<process id>/."""
 
 import fcntl
+import json
 import os
 import shutil
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -13,6 +15,15 @@ KEPT_RUNS = 10
 LEAST_FREE_BYTES = 16 << 20
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """Where the parts of a run that is alive are found, for the other commands."""
+
+    gateway_url: str
+    nats_url: str
+    operator_seed: str  # a file
+
+
 class RunFolder:
     """Made by `create`. Its lock says that the run is alive; the kernel frees it however the run ends."""
 
@@ -20,9 +31,10 @@ class RunFolder:
         self.path = path
         self.logs = logs
         self.nats = path / "nats"
-        self.keys = path / "keys"
-        for folder in (self.path, self.logs, self.nats, self.keys):
+        self.keys = path / "keys"  # made by make_keys
+        for folder in (self.path, self.logs, self.nats):
             folder.mkdir(parents=True, exist_ok=True)
+        self._running = path / "running.json"
         self._lock = _try_lock(path)
 
     @classmethod
@@ -47,13 +59,27 @@ class RunFolder:
                 os.close(lock)
         return folder
 
+    def announce(self, running: Running) -> None:
+        self._running.write_text(json.dumps(asdict(running)))
+
     def close(self) -> None:
         """Keep what a person may want to read, remove the rest."""
         for folder in (self.nats, self.keys):
             shutil.rmtree(folder, ignore_errors=True)
+        self._running.unlink(missing_ok=True)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def newest_running(runs: Path) -> Running | None:
+    """Of the runs in `runs` that are alive the one that was started last."""
+    for announced in sorted(runs.glob("*/running.json"), reverse=True):
+        lock = _try_lock(announced.parent)
+        if lock is None:
+            return Running(**json.loads(announced.read_text()))
+        os.close(lock)
+    return None
 
 
 def _try_lock(folder: Path) -> int | None:

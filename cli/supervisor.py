@@ -16,7 +16,7 @@ from cli.part_process import PartProcess
 from cli.problems import Problem
 from cli.readiness import Readiness
 from cli.restarts import GiveUp, RestartAfter
-from cli.run_folder import RunFolder
+from cli.run_folder import RunFolder, Running
 from cli.screen import Screen
 from cli.stack import Part, Stack, parts
 from shared.bus.interface import BusError
@@ -83,6 +83,8 @@ class Supervisor:
         nats.part = nats_part(self._root, self._folder.nats, port, public_keys)
         url = f"nats://127.0.0.1:{port}"
         self._screen.part_ready("nats", url)
+        operator = str(seed_file(self._folder.keys, "operator"))
+        self._folder.announce(Running(gateway_url=self._stack.url, nats_url=url, operator_seed=operator))
         cores = len(os.sched_getaffinity(0))
         services = parts(
             self._stack,
