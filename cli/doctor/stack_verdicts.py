@@ -73,7 +73,7 @@ def _judge_links(decode: Beat, beats: Sequence[Beat], copy: float | None) -> lis
             found.append(problem(pair, f"KV cannot move: {link.detail}", "see decode's log for kv_link_tested"))
         else:
             shown = f"{link.transport}, {link.gigabytes_per_second:.1f} GB/s"
-            if copy is not None:
+            if copy is not None and not link.transport.startswith("cuda"):  # the copy was in host memory
                 shown = speed(link.transport, link.gigabytes_per_second, copy)
             found.append(warning(pair, shown, link.detail) if link.detail else ok(pair, shown))
     return found

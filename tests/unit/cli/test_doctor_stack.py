@@ -35,6 +35,12 @@ def test_a_whole_fleet_is_fine_and_every_pair_has_its_speed_beside_a_plain_copy(
     assert pair.fact == "cma, 5.0 GB/s; a plain copy here: 9.0 GB/s"
 
 
+def test_a_link_between_gpus_is_not_held_to_a_copy_in_host_memory():
+    link = replace(LINK, transport="cuda_ipc", gigabytes_per_second=210.0)
+    (pair,) = [f for f in judge_fleet([*FLEET[:3], heard("decode", link)], 9.0) if f.topic == "prefill-1 to decode-1"]
+    assert pair.fact == "cuda_ipc, 210.0 GB/s"
+
+
 def test_nobody_to_be_heard_is_a_problem():
     assert bad(judge_fleet([], 9.0)) == [("instances", "problem")]
 
