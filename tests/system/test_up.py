@@ -48,23 +48,6 @@ def test_it_serves_a_streamed_answer(up: Callable[..., Up], options: tuple[str, 
     assert not [log for log in running.logs.iterdir() if "bus_permission_violation" in log.read_text()]
 
 
-def test_the_doctor_finds_the_running_stack_and_measures_every_pair(up: Callable[..., Up]):
-    running = up("--prefill", "2", "--decode", "1")
-    command = [sys.executable, "-m", "cli", "doctor"]
-    told = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"COLUMNS": "200"}, capture_output=True, text=True, timeout=40
-    )
-    assert told.returncode == 0, told.stdout
-    assert f"{running.url} is ready" in told.stdout
-    assert "1 gateway, 1 scheduler, 2 prefill, 1 decode" in told.stdout
-    assert (
-        len(re.findall(r"prefill-\w+ to decode-\w+ +\w+, [\d.]+ GB/s; a plain copy here: [\d.]+ GB/s", told.stdout))
-        == 2
-    )
-    assert "hears the beats alone" in told.stdout
-    assert running.stop() == 0, running.output
-
-
 def test_ctrl_c_tells_a_running_stream_and_leaves_nothing_behind(up: Callable[..., Up]):
     segments = set(os.listdir("/dev/shm"))
     running = up("--shutdown-timeout", "0.5")
