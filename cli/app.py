@@ -5,6 +5,8 @@ import sys
 import typer
 
 from cli.chat import chat
+from cli.doctor.command import doctor
+from cli.keys import keys
 from cli.model import model
 from cli.plan import plan
 from cli.problems import Problem
@@ -27,6 +29,8 @@ app.command()(goodput)
 app.command()(plan)
 app.command()(profile)
 app.command()(trace)
+app.command()(keys)
+app.command()(doctor)
 app.add_typer(model, name="model")
 app.command("test", context_settings={"ignore_unknown_options": True})(run_tests)
 app.command("check")(run_checks)

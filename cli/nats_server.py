@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from cli.part_process import PartProcess
@@ -14,14 +15,14 @@ START_SECONDS = 10.0
 POLL_SECONDS = 0.005
 
 
-def nats_part(root: Path, folder: Path, port: int) -> Part:
+def nats_part(root: Path, folder: Path, port: int, public_keys: Mapping[str, str]) -> Part:
     """`folder` gets the file that tells the port. A server that is started again is given the port it had."""
     binary = Path(sys.executable).with_name("nats-server")
     if not binary.exists():
         raise Problem(f"{binary} is missing: remove {root / '.venv'} and start again, it will be made anew")
     address = ("-a", "127.0.0.1", "-p", str(port), "--ports_file_dir", str(folder))
     command = (str(binary), "-c", str(root / "deploy" / "nats.conf"), *address)
-    return Part(name="nats", role="nats", command=command, environment={})
+    return Part(name="nats", role="nats", command=command, environment=public_keys)
 
 
 async def learn_port(process: PartProcess, folder: Path) -> int:

@@ -1,9 +1,11 @@
 """Where one run of the stack writes: .distserve/run/<start time>-<process id>/."""
 
 import fcntl
+import json
 import os
 import shutil
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -14,6 +16,15 @@ LEAST_FREE_BYTES = 16 << 20
 RUNS = Path(__file__).resolve().parents[1] / ".distserve" / "run"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """Where the parts of a run that is alive are found, for the other commands."""
+
+    gateway_url: str
+    nats_url: str
+    operator_seed: str  # a file
+
+
 class RunFolder:
     """Made by `create`. Its lock says that the run is alive; the kernel frees it however the run ends."""
 
@@ -21,8 +32,10 @@ class RunFolder:
         self.path = path
         self.logs = logs
         self.nats = path / "nats"
+        self.keys = path / "keys"  # made by make_keys
         for folder in (self.path, self.logs, self.nats):
             folder.mkdir(parents=True, exist_ok=True)
+        self._running = path / "running.json"
         self._lock = _try_lock(path)
 
     @classmethod
@@ -47,9 +60,14 @@ class RunFolder:
                 os.close(lock)
         return folder
 
+    def announce(self, running: Running) -> None:
+        self._running.write_text(json.dumps(asdict(running)))
+
     def close(self) -> None:
         """Keep what a person may want to read, remove the rest."""
-        shutil.rmtree(self.nats, ignore_errors=True)
+        for folder in (self.nats, self.keys):
+            shutil.rmtree(folder, ignore_errors=True)
+        self._running.unlink(missing_ok=True)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -58,6 +76,16 @@ class RunFolder:
 def newest_with(name: str, runs: Path) -> Path | None:
     """Folder `name` of the newest run that has it: of the running one, if one runs."""
     return max(runs.glob(f"*/{name}"), default=None)
+
+
+def newest_running(runs: Path) -> Running | None:
+    """Of the runs in `runs` that are alive the one that was started last."""
+    for announced in sorted(runs.glob("*/running.json"), reverse=True):
+        lock = _try_lock(announced.parent)
+        if lock is None:
+            return Running(**json.loads(announced.read_text()))
+        os.close(lock)
+    return None
 
 
 def _try_lock(folder: Path) -> int | None:

@@ -52,10 +52,18 @@ class Part:
         return self.name.replace(" ", "-") + ".log"
 
 
-def parts(stack: Stack, *, folders: Mapping[str, str], nats_url: str, cores: int, gpus: Sequence[str]) -> list[Part]:
+def parts(
+    stack: Stack,
+    *,
+    folders: Mapping[str, str],
+    nats_url: str,
+    seeds: Mapping[Role, str],
+    cores: int,
+    gpus: Sequence[str],
+) -> list[Part]:
     """The services of `stack`, slowest to start first. `folders`: more variables, for what services write down.
 
-    With `gpus` every engine sees one of them, in turn.
+    `seeds`: the file with each role's secret key. With `gpus` every engine sees one of them, in turn.
     """
     threads = stack.threads or max(1, cores // (stack.prefill + stack.decode))
     common = {
@@ -75,12 +83,13 @@ def parts(stack: Stack, *, folders: Mapping[str, str], nats_url: str, cores: int
     for role, count in engine_roles:
         for number in range(1, count + 1):
             visible = {"CUDA_VISIBLE_DEVICES": gpus[len(engines) % len(gpus)]} if gpus else {}
-            engines.append(_service(role, engine | visible, f"{role} {number}"))
-    return [*engines, _service("gateway", gateway), _service("scheduler", common)]
+            engines.append(_service(role, engine | visible, seeds, f"{role} {number}"))
+    return [*engines, _service("gateway", gateway, seeds), _service("scheduler", common, seeds)]
 
 
-def _service(role: Role, environment: Mapping[str, str], name: str = "") -> Part:
+def _service(role: Role, environment: dict[str, str], seeds: Mapping[Role, str], name: str = "") -> Part:
     command = (sys.executable, "-m", f"services.{role}.main")
+    environment = environment | {"NATS_NKEY_SEED_FILE": seeds[role]}
     return Part(name=name or role, role=role, command=command, environment=environment)
 
 

@@ -10,17 +10,19 @@ from pathlib import Path
 import httpx
 
 from cli.keeper import Keeper
+from cli.keys import make_keys, seed_file
 from cli.metrics_ports import free_ports, with_metrics_ports, write_targets
 from cli.nats_server import ANY_PORT, learn_port, nats_part
 from cli.part_process import PartProcess
 from cli.problems import Problem
 from cli.readiness import Readiness
 from cli.restarts import GiveUp, RestartAfter
-from cli.run_folder import RunFolder
+from cli.run_folder import RunFolder, Running
 from cli.screen import Screen
 from cli.stack import Part, Stack, parts
 from shared.bus.interface import BusError
 from shared.bus.nats import NatsBus
+from shared.bus.settings import BusSettings
 from shared.messages.instances import Beat
 
 STOP_ORDER = ("gateway", "decode", "prefill", "scheduler", "nats")
@@ -75,14 +77,24 @@ class Supervisor:
 
     async def _start_parts(self) -> str:
         """Start everything at once, only NATS first; its URL."""
-        nats = self._keeper(nats_part(self._root, self._folder.nats, ANY_PORT))
+        public_keys = make_keys(self._folder.keys)
+        nats = self._keeper(nats_part(self._root, self._folder.nats, ANY_PORT, public_keys))
         await nats.start()
         port = await learn_port(nats.process, self._folder.nats)
-        nats.part = nats_part(self._root, self._folder.nats, port)
+        nats.part = nats_part(self._root, self._folder.nats, port, public_keys)
         url = f"nats://127.0.0.1:{port}"
         self._screen.part_ready("nats", url)
+        operator = str(seed_file(self._folder.keys, "operator"))
+        self._folder.announce(Running(gateway_url=self._stack.url, nats_url=url, operator_seed=operator))
         cores = len(os.sched_getaffinity(0))
-        wanted = parts(self._stack, folders=self._written_folders(), nats_url=url, cores=cores, gpus=self._gpus)
+        wanted = parts(
+            self._stack,
+            folders=self._written_folders(),
+            nats_url=url,
+            seeds={role: str(seed_file(self._folder.keys, role)) for role in self._stack.wanted},
+            cores=cores,
+            gpus=self._gpus,
+        )
         wanted = with_metrics_ports(wanted, free_ports(len(wanted)))
         write_targets(wanted, self._folder.path)
         for part in wanted:
@@ -115,8 +127,9 @@ class Supervisor:
 
     async def _watch(self, nats_url: str) -> None:
         """Listen to the beats, and ask the gateway until it is ready."""
+        server = BusSettings(url=nats_url, nkey_seed_file=seed_file(self._folder.keys, "operator"))
         try:
-            async with await NatsBus.connect(nats_url, name="supervisor", role="cli") as bus:
+            async with await NatsBus.connect(server, name="supervisor", role="operator") as bus:
                 await bus.subscribe(Beat.SUBJECT.format(role="*", instance="*"), self._heard, Beat)
                 await self._tell_when_ready()
                 while True:

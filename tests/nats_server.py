@@ -1,4 +1,7 @@
-"""A real nats-server for tests, run as the project runs it: deploy/nats.conf, loopback, any free port."""
+"""A real nats-server for tests, run as the project runs it: deploy/nats.conf, loopback, any free port.
+
+Without its permissions, unless a test asks for them: `NatsServer(folder, GUARDED, make_keys(folder))`.
+"""
 
 import asyncio
 import json
@@ -7,21 +10,26 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-CONFIG = Path(__file__).parent.parent / "deploy" / "nats.conf"
+from cli.keys import IDENTITIES
+
+OPEN = Path(__file__).parent / "open-nats.conf"
+GUARDED = Path(__file__).parent.parent / "deploy" / "nats.conf"
+UNUSED_KEYS = {f"{role.upper()}_NKEY": "unused" for role in IDENTITIES}
 START_SECONDS = 10.0
 
 
 class NatsServer:
     """Started by `start`; keeps its port over restarts, so that clients find it again."""
 
-    def __init__(self, folder: Path, config: Path = CONFIG) -> None:
+    def __init__(self, folder: Path, config: Path = OPEN, variables: Mapping[str, str] = UNUSED_KEYS) -> None:
         self._folder = folder
         self._config = config
+        self._variables = variables
         self._port = -1
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -34,7 +42,10 @@ class NatsServer:
         address = ["-a", "127.0.0.1", "-p", str(self._port)]
         with (self._folder / "nats.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [binary, "-c", self._config, *address, "--ports_file_dir", self._folder], stdout=log, stderr=log
+                [binary, "-c", self._config, *address, "--ports_file_dir", self._folder],
+                env={**os.environ, **self._variables},
+                stdout=log,
+                stderr=log,
             )
         self._port = self._learn_port(self._process)
 

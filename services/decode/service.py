@@ -71,6 +71,7 @@ class DecodeService:
         """Serve until `stop` is set or the bus is closed for good, then let what is here finish or hand it back."""
         renew_seconds = self._config.lease_seconds / RENEWALS_PER_LEASE
         try:
+            await self._listen()
             async with asyncio.TaskGroup() as tasks:
                 loops = (
                     self._worker.run(),
@@ -81,7 +82,6 @@ class DecodeService:
                     self._beat_on_link_changes(),
                 )
                 running = [tasks.create_task(loop) for loop in loops]
-                await self._listen()
                 running.append(tasks.create_task(self._heart.run()))
                 running.append(tasks.create_task(stop_with(self._bus, stop)))
                 await stop.wait()

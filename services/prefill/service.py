@@ -71,10 +71,10 @@ class PrefillService:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set or the bus is closed for good, then let what is here finish or hand it back."""
         try:
+            await self._listen()
             async with asyncio.TaskGroup() as tasks:
                 loops = (self._worker.run(), self._handoff.sweep(), self._neighbours.run())
                 running = [tasks.create_task(loop) for loop in loops]
-                await self._listen()
                 running.append(tasks.create_task(self._heart.run()))
                 running.append(tasks.create_task(stop_with(self._bus, stop)))
                 await stop.wait()

@@ -7,7 +7,17 @@ from shared.bus.interface import (
     BusUnavailable,
     MessageTooBig,
     NoResponder,
+    NotPermitted,
     Subscription,
 )
 
-__all__ = ["Bus", "BusError", "BusTimeout", "BusUnavailable", "MessageTooBig", "NoResponder", "Subscription"]
+__all__ = [
+    "Bus",
+    "BusError",
+    "BusTimeout",
+    "BusUnavailable",
+    "MessageTooBig",
+    "NoResponder",
+    "NotPermitted",
+    "Subscription",
+]

@@ -1,7 +1,9 @@
 """Beats: an instance says once a second, and at once when something important changed, what it is and how loaded."""
 
 import asyncio
+import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
@@ -37,7 +39,7 @@ class Heart:
 
     async def beat(self) -> None:
         self._number += 1
-        beat = self._describe(self._number)
+        beat = replace(self._describe(self._number), sent_at=time.time())
         try:
             await self._bus.publish(Beat.SUBJECT.format(role=beat.role, instance=beat.instance), beat)
         except BusError as error:  # the next one, or the reconnect, makes up for it

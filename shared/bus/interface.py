@@ -31,6 +31,10 @@ class BusUnavailable(BusError):
     """There is no connection: it could not be made, is closed, or is down and the send buffer is full."""
 
 
+class NotPermitted(BusError):
+    """The server will not let our identity subscribe to that. A refused publish raises nothing: it is counted."""
+
+
 class MessageTooBig(BusError):
     """The server would not take a message of this size. Nothing was sent."""
 
@@ -72,7 +76,7 @@ class Bus(Protocol):
         `subject` may have the wildcards `*` (one word) and `>` (the rest). Of the subscriptions in one `queue` one gets
         each message. What the handler returns is the reply to a request, None is no reply. The sender's trace context
         is current while it runs. Messages of other types and malformed ones are counted, logged and dropped; an
-        exception of the handler is logged and ends nothing.
+        exception of the handler is logged and ends nothing. Raises NotPermitted, or BusUnavailable.
         """
         ...
 

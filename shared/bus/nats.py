@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as Inner
 
 from shared.bus.delivery import Delivery
-from shared.bus.interface import Bus, BusTimeout, BusUnavailable, MessageTooBig, NoResponder
+from shared.bus.interface import Bus, BusTimeout, BusUnavailable, MessageTooBig, NoResponder, NotPermitted
 from shared.bus.probe import CONNECT_SECONDS, RECONNECT_WAIT_SECONDS, explain, probe, seed_file, tls_context
 from shared.bus.settings import BusSettings
 from shared.bus.troubles import Troubles
@@ -127,6 +127,9 @@ class NatsBus(Bus):
         except (nats.errors.ConnectionClosedError, TimeoutError) as error:
             await subscription.drain()
             raise self._unavailable(subject, error) from error
+        if subscription.refusal:  # the server says so before it confirms
+            await subscription.drain()
+            raise NotPermitted(f"{subscription.refusal} ({self._settings.shown_url}): see NATS_NKEY_SEED_FILE")
         return subscription
 
     def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> None:
@@ -194,11 +197,13 @@ class NatsBus(Bus):
         return BusUnavailable(f"{subject}: {error or type(error).__name__} ({self._settings.shown_url})")
 
     async def _on_error(self, error: Exception) -> None:
-        """The only place that hears of a refused publish or subscription: the call itself does not fail."""
+        """The only place that hears of a refused publish: the call itself does not fail."""
         if isinstance(error, nats.errors.SlowConsumerError):
             self.troubles.note("bus_slow_consumer", error, error.subject)
         elif "permissions violation" in str(error).lower():
             self.troubles.note("bus_permission_violation", error)
+            for subscription in self._subscriptions:
+                subscription.note_refusal(str(error))
         else:
             self.troubles.note("bus_connection_error", error)
 
@@ -233,8 +238,14 @@ class NatsBus(Bus):
 
 class NatsSubscription:
     def __init__(self, bus: NatsBus, inner: Inner) -> None:
+        self.refusal = ""  # what the server said, if it did not permit this subscription
         self._bus = bus
         self._inner = inner
+
+    def note_refusal(self, error: str) -> None:
+        """nats-py hands the server's words on in lower case."""
+        if f'subscription to "{self._inner.subject.lower()}"' in error:
+            self.refusal = error
 
     async def drain(self) -> None:
         """Takes DRAIN_SECONDS at most; what is not handled then is dropped, and said so in the log.

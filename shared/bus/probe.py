@@ -1,5 +1,6 @@
 """Can we connect at all? nats-py would retry a wrong password in silence for as long as reconnecting is allowed."""
 
+import asyncio
 import ssl
 from contextlib import suppress
 
@@ -11,6 +12,11 @@ from shared.bus.settings import BusSettings
 
 CONNECT_SECONDS = 2
 RECONNECT_WAIT_SECONDS = 0.1
+HANG_UP_SECONDS = 0.5
+
+
+class WithoutTls(Exception):
+    """nats-py would go on in clear text."""
 
 
 async def probe(settings: BusSettings) -> None:
@@ -32,11 +38,14 @@ async def probe(settings: BusSettings) -> None:
             tls=tls_context(settings),
             error_cb=keep,
         )
+        if settings.url.startswith("tls://") and not client._server_info.get("tls_required"):
+            raise BusUnavailable(explain(settings, WithoutTls("the server talks without TLS")))
     except (OSError, TimeoutError, nats.errors.Error) as error:
         raise BusUnavailable(explain(settings, reasons[-1] if reasons else error)) from error
     finally:
-        with suppress(nats.errors.Error, OSError):
-            await client.close()
+        with suppress(nats.errors.Error, OSError, TimeoutError):
+            async with asyncio.timeout(HANG_UP_SECONDS):  # after a failed TLS handshake it would wait for ever
+                await client.close()
 
 
 def explain(settings: BusSettings, error: Exception) -> str:
@@ -45,6 +54,8 @@ def explain(settings: BusSettings, error: Exception) -> str:
         remedy = "the user, password or key is not one that the server knows: see NATS_URL and NATS_NKEY_SEED_FILE"
     elif isinstance(error, ssl.SSLError):
         remedy = "the certificates do not fit: see NATS_CA_FILE"
+    elif isinstance(error, WithoutTls):
+        remedy = "start it with deploy/nats-tls.conf, or have NATS_URL begin with nats://"
     else:
         remedy = "is the server running, and is NATS_URL right?"
     return f"cannot connect to NATS at {settings.shown_url}: {reason}; {remedy}"

@@ -6,6 +6,7 @@ from collections import Counter
 import structlog
 
 LOG_INTERVAL_SECONDS = 10.0
+ALARMS = {"bus_permission_violation"}  # never passes by itself: a wrong key, a wrong configuration, or an intruder
 
 
 class Troubles:
@@ -22,4 +23,5 @@ class Troubles:
         if now - self._logged_at.get(kind, -LOG_INTERVAL_SECONDS) >= LOG_INTERVAL_SECONDS:
             self._logged_at[kind] = now
             unexpected = error if kind == "bus_handler_failed" else None  # only there the traceback tells more
-            self._log.warning(kind, subject=subject, error=str(error), count=self.counts[kind], exc_info=unexpected)
+            say = self._log.error if kind in ALARMS else self._log.warning
+            say(kind, subject=subject, error=str(error), count=self.counts[kind], exc_info=unexpected)

@@ -56,4 +56,5 @@ class Beat:
     links: tuple[Link, ...] = ()
     address: bytes = b""  # transport address, checksummed by the transport
     detail: str = ""  # why it is not ready
+    sent_at: float = 0.0  # unix seconds by the sender's clock: for whoever compares clocks, nobody decides by it
     requests: tuple[tuple[str, int], ...] = ()  # (request, attempt) it holds: lets a new scheduler learn who is where

@@ -21,9 +21,10 @@ class Up:
 
     def __init__(self, output: Path, *options: str) -> None:
         self._output = output
+        self.logs = output.parent / "logs"
         with output.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cli", "up", "--port", "0", "--log-dir", output.parent / "logs", *options],
+                [sys.executable, "-m", "cli", "up", "--port", "0", "--log-dir", self.logs, *options],
                 cwd=ROOT,
                 stdout=file,
                 stderr=file,

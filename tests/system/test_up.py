@@ -45,6 +45,7 @@ def test_it_serves_a_streamed_answer(up: Callable[..., Up], options: tuple[str, 
     text = "".join(choice["delta"].get("content") or "" for event in events for choice in event["choices"])
     assert len(text) > 24
     assert running.stop() == 0, running.output
+    assert not [log for log in running.logs.iterdir() if "bus_permission_violation" in log.read_text()]
 
 
 def test_ctrl_c_tells_a_running_stream_and_leaves_nothing_behind(up: Callable[..., Up]):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shared.bus.heart import Heart
 from shared.bus.nats import NatsBus
+from shared.bus.settings import BusSettings
 from shared.messages.instances import Beat
 from shared.specs.ids import Role, new_instance_id
 
@@ -33,7 +34,7 @@ async def main(role: Role, behaviour: str) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, on_signal)
     if role == "gateway":
         await asyncio.start_server(answer_ready, os.environ["DISTSERVE_HOST"], int(os.environ["DISTSERVE_PORT"]))
-    async with await NatsBus.connect(os.environ["NATS_URL"], name=instance, role=role) as bus:
+    async with await NatsBus.connect(BusSettings.from_env(), name=instance, role=role) as bus:
         heart = Heart(bus, lambda number: Beat(instance=instance, role=role, number=number))
         beating = asyncio.create_task(heart.run())
         await stop.wait()

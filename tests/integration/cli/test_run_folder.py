@@ -1,17 +1,24 @@
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from cli.keys import make_keys
 from cli.problems import Problem
-from cli.run_folder import KEPT_RUNS, RunFolder
+from cli.run_folder import KEPT_RUNS, RunFolder, Running, newest_running
+
+RUNNING = Running(gateway_url="http://127.0.0.1:8000", nats_url="nats://127.0.0.1:4222", operator_seed="seed")
 
 
 def test_it_keeps_the_logs_and_removes_what_only_the_run_needed(tmp_path: Path):
     folder = RunFolder.create(tmp_path)
     (folder.nats / "file").touch()
     (folder.logs / "gateway.log").touch()
+    make_keys(folder.keys)
+    folder.announce(RUNNING)
     folder.close()
     assert [path.name for path in folder.path.rglob("*")] == ["logs", "gateway.log"]
 
@@ -46,3 +53,18 @@ def test_a_full_disk_is_found_before_anything_is_started(tmp_path: Path, monkeyp
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 << 20))
     with pytest.raises(Problem, match=rf"only 3 MiB are left on the disk of {tmp_path}"):
         RunFolder.create(tmp_path)
+
+
+def test_of_the_runs_that_are_alive_the_newest_is_found(tmp_path: Path):
+    assert newest_running(tmp_path) is None
+    older, newer, silent = (RunFolder(tmp_path / name, tmp_path / name / "logs") for name in ("1", "2", "3"))
+    older.announce(RUNNING)
+    newer.announce(replace(RUNNING, gateway_url="http://127.0.0.1:9000"))
+    found = newest_running(tmp_path)
+    assert found is not None
+    assert found.gateway_url.endswith(":9000")
+    newer.close()
+    assert newest_running(tmp_path) == RUNNING
+    os.close(older._lock or -1)  # it was killed, and could not tidy up
+    assert newest_running(tmp_path) is None
+    silent.close()

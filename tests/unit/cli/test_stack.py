@@ -20,7 +20,14 @@ STACK = Stack(
 
 
 def parts_of(stack: Stack, *, cores: int = 2, gpus: tuple[str, ...] = ()) -> dict[str, Part]:
-    found = parts(stack, folders={"DISTSERVE_JOURNAL_DIR": "/run/j"}, nats_url="nats://h:1", cores=cores, gpus=gpus)
+    found = parts(
+        stack,
+        folders={"DISTSERVE_JOURNAL_DIR": "/run/j"},
+        nats_url="nats://h:1",
+        seeds={role: f"/run/keys/{role}.seed" for role in stack.wanted},
+        cores=cores,
+        gpus=gpus,
+    )
     return {part.name: part for part in found}
 
 
@@ -37,6 +44,12 @@ def test_every_part_knows_the_bus_the_model_and_where_to_write():
         assert part.environment["NATS_URL"] == "nats://h:1"
         assert part.environment["DISTSERVE_SERVED_MODEL_NAME"] == "demo"
         assert part.environment["DISTSERVE_JOURNAL_DIR"] == "/run/j"
+
+
+def test_every_part_gets_the_key_of_its_role_and_no_other():
+    for part in parts_of(STACK).values():
+        seeds = [value for value in part.environment.values() if value.endswith(".seed")]
+        assert seeds == [f"/run/keys/{part.role}.seed"]
 
 
 def test_only_the_gateway_is_told_the_api_keys():

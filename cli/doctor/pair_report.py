@@ -1,0 +1,18 @@
+"""What `kv_pair` found. Apart from it, for whoever reads it needs no UCX."""
+
+import json
+from dataclasses import dataclass
+
+from shared.messages.instances import Link
+
+
+@dataclass(frozen=True, slots=True)
+class PairReport:
+    link: Link
+    memory_access: str  # what reading the other process's memory gives: "", or the name of the error
+    copy_gigabytes_per_second: float
+
+    @classmethod
+    def from_line(cls, line: str) -> "PairReport":
+        fields = json.loads(line)
+        return cls(Link(**fields["link"]), fields["memory_access"], fields["copy_gigabytes_per_second"])
