@@ -20,6 +20,7 @@ from shared.engine.step import Engine
 from shared.messages.tokens import ResumedTokens, ResumeTokens
 from shared.specs.ids import Role, new_instance_id, role_of
 from shared.specs.sampling import Sampling
+from shared.telemetry.metrics import DecodeMetrics, PrefillMetrics
 from tests.cluster import MODEL, SETTINGS, Cluster, Connect
 from tests.nats_server import GUARDED, NatsServer
 
@@ -78,9 +79,12 @@ async def test_an_instance_with_the_key_of_the_other_role_does_not_start(
     instance, bus = new_instance_id(role), await connect_by_role(key)
     engine = Engine.load(EngineSettings(model=str(model), blocks=8, block_tokens=4, threads=1))
     settings = SETTINGS | {"DISTSERVE_MODEL": str(model)}
+    transport = make_transport(instance)
     if role == "prefill":
-        service = PrefillService(PrefillConfig.from_env(settings), instance, bus, make_transport(instance), engine)
+        made = PrefillMetrics(instance, MODEL)
+        service = PrefillService(PrefillConfig.from_env(settings), instance, bus, transport, engine, made)
     else:
-        service = DecodeService(DecodeConfig.from_env(settings), instance, bus, make_transport(instance), engine)
+        made = DecodeMetrics(instance, MODEL)
+        service = DecodeService(DecodeConfig.from_env(settings), instance, bus, transport, engine, made)
     with pytest.raises(NotPermitted, match=f"ds.v1.{role}"):
         await service.run(asyncio.Event())
