@@ -79,7 +79,7 @@ async def books_checked(cluster: Cluster) -> AsyncIterator[None]:
         while True:
             for member in cluster.members.values():
                 member.ledger.check()
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.02)
 
     checking = asyncio.create_task(check())
     try:
