@@ -9,7 +9,6 @@ from pathlib import Path
 
 from cli.stack import Part
 
-FILE = "metrics.json"  # in the run's folder, as Prometheus's file_sd_configs wants it
 PORT = "DISTSERVE_METRICS_PORT"
 
 
@@ -21,13 +20,13 @@ def with_metrics_ports(parts: Sequence[Part], ports: Sequence[int]) -> list[Part
     ]
 
 
-def write_targets(parts: Sequence[Part], folder: Path) -> None:
+def write_targets(parts: Sequence[Part], file: Path) -> None:
     """One line of it for each part: its address, its role as the job, its name."""
     targets = [
         {"targets": [f"127.0.0.1:{part.environment[PORT]}"], "labels": {"job": part.role, "part": part.name}}
         for part in parts
     ]
-    (folder / FILE).write_text(json.dumps(targets, indent=1) + "\n")
+    file.write_text(json.dumps(targets, indent=1) + "\n")
 
 
 def free_ports(count: int) -> list[int]:

@@ -36,6 +36,7 @@ class RunFolder:
         for folder in (self.path, self.logs, self.nats):
             folder.mkdir(parents=True, exist_ok=True)
         self._running = path / "running.json"
+        self.metrics = path / "metrics.json"
         self._lock = _try_lock(path)
 
     @classmethod
@@ -67,7 +68,8 @@ class RunFolder:
         """Keep what a person may want to read, remove the rest."""
         for folder in (self.nats, self.keys):
             shutil.rmtree(folder, ignore_errors=True)
-        self._running.unlink(missing_ok=True)
+        for file in (self._running, self.metrics):
+            file.unlink(missing_ok=True)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -96,7 +96,7 @@ class Supervisor:
             gpus=self._gpus,
         )
         wanted = with_metrics_ports(wanted, free_ports(len(wanted)))
-        write_targets(wanted, self._folder.path)
+        write_targets(wanted, self._folder.metrics)
         for part in wanted:
             await self._keeper(part).start()
         return url

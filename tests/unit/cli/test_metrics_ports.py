@@ -11,7 +11,7 @@ def test_every_part_has_a_port_of_its_own_and_prometheus_is_told(tmp_path: Path)
     parts = with_metrics_ports(PARTS, [7001, 7002])
     assert [part.environment["DISTSERVE_METRICS_PORT"] for part in parts] == ["7001", "7002"]
     assert all(part.environment["A"] == "1" for part in parts)
-    write_targets(parts, tmp_path)
+    write_targets(parts, tmp_path / "metrics.json")
     assert json.loads((tmp_path / "metrics.json").read_text())[1] == {
         "targets": ["127.0.0.1:7002"],
         "labels": {"job": "decode", "part": "decode 2"},
