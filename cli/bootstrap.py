@@ -96,7 +96,7 @@ class Installation:
         if not Path("/proc/driver/nvidia").exists() and not any(name.startswith("PIP_") for name in os.environ):
             print(
                 "PyPI's torch brings some GB of CUDA libraries. Without an NVIDIA GPU this is smaller:\n"
-                "  PIP_EXTRA_INDEX_URL=INDEX_OF_CPU_BUILDS ./distserve ...   (pytorch.org, Get started, names the index)",
+                "  PIP_EXTRA_INDEX_URL=INDEX_OF_CPU_BUILDS ./distserve ...   (pytorch.org, Get started, names it)",
                 flush=True,
             )
 
