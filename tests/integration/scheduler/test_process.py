@@ -11,14 +11,15 @@ import pytest
 from services.scheduler.dispatcher import Dispatcher
 from services.scheduler.journal import journal_files, replay
 from services.scheduler.service import SchedulerService
+from shared.bus.interface import NoResponder
 from shared.bus.nats import NatsBus
 from shared.messages.instances import Beat
-from shared.messages.requests import Accepted
+from shared.messages.requests import Accepted, SubmitRequest
 from shared.specs.ids import InstanceId, RequestId
 from shared.specs.settings import MISCONFIGURED
 from shared.telemetry.metrics import SchedulerMetrics
 from tests.integration.scheduler.conftest import LIMITS
-from tests.integration.scheduler.scripted import Cast, work
+from tests.integration.scheduler.scripted import Cast, Worker, work
 from tests.nats_server import NatsServer
 
 COMMAND = (sys.executable, "-m", "services.scheduler.main")
@@ -85,7 +86,9 @@ async def test_nobody_counts_as_lost_because_the_bus_was_away(own_server: NatsSe
         await asyncio.sleep(0.01)
     await own_server.restart(down_seconds=1.2)
     assert dispatcher.board.live[RequestId("r")] is before
-    await prefill.say_kv_ready(work("r"))
+    async with asyncio.timeout(5):
+        while not await noted(prefill, work("r")):
+            await asyncio.sleep(0.02)
     assert (await asyncio.wait_for(decode.started.get(), 5)).work == work("r")
     assert gateway.interrupted.empty()
     stop.set()
@@ -94,3 +97,12 @@ async def test_nobody_counts_as_lost_because_the_bus_was_away(own_server: NatsSe
         part.die()
         await part.bus.close()
     await bus.close()
+
+
+async def noted(prefill: Worker, request: SubmitRequest) -> bool:
+    """As a prefill instance does, offer it until it is noted: the scheduler's connection may come back last."""
+    try:
+        await prefill.say_kv_ready(request)
+    except NoResponder:
+        return False
+    return True
