@@ -87,7 +87,7 @@ async def test_nobody_counts_as_lost_because_the_bus_was_away(own_server: NatsSe
     await own_server.restart(down_seconds=1.2)
     assert dispatcher.board.live[RequestId("r")] is before
     async with asyncio.timeout(5):
-        while not await noted(prefill, work("r")):
+        while not await noted(prefill, work("r")):  # noqa: ASYNC110  another connection comes back when it does
             await asyncio.sleep(0.02)
     assert (await asyncio.wait_for(decode.started.get(), 5)).work == work("r")
     assert gateway.interrupted.empty()
