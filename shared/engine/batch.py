@@ -70,15 +70,24 @@ def lay_out(pieces: Sequence[Piece], block_tokens: int) -> Batch:
     )
 
 
-def group_singles(singles: Sequence[Span]) -> list[Sequence[Span]]:
-    """Cut spans of rising length into groups to be padded to their longest: at most about twice the needed work."""
+def group_singles(singles: Sequence[Span], most_blocks: int) -> list[Sequence[Span]]:
+    """Cut spans of rising length into groups to be padded to their longest: at most about twice the needed work.
+
+    A group of several has at most `most_blocks` blocks, padding included.
+    """
     groups: list[Sequence[Span]] = []
     first = 0
     for i in range(1, len(singles) + 1):
-        if i == len(singles) or len(singles[i].blocks) > 2 * len(singles[first].blocks) + SPARE_BLOCKS:
+        if i == len(singles) or not _fit(
+            len(singles[first].blocks), len(singles[i].blocks), i - first + 1, most_blocks
+        ):
             groups.append(singles[first:i])
             first = i
     return groups
+
+
+def _fit(shortest: int, longest: int, spans: int, most_blocks: int) -> bool:
+    return longest <= 2 * shortest + SPARE_BLOCKS and spans * longest <= most_blocks
 
 
 def padded_tables(spans: Sequence[Span]) -> Indices:

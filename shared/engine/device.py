@@ -1,6 +1,8 @@
 """What the settings mean on this machine: device, dtype and how many KV blocks its memory holds."""
 
 import os
+import platform
+from collections.abc import Collection
 
 import torch
 
@@ -33,6 +35,13 @@ def chosen_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
+def check_cores(cores: Collection[int]) -> None:
+    """BadSetting if this process may not use all of them."""
+    allowed = os.sched_getaffinity(0)
+    if not allowed.issuperset(cores):
+        raise BadSetting(f"cores {sorted(cores)}: this process may use {sorted(allowed)} only")
+
+
 def chosen_dtype(name: str, device: torch.device) -> torch.dtype:
     match name:
         case "auto":
@@ -45,6 +54,30 @@ def chosen_dtype(name: str, device: torch.device) -> torch.dtype:
             return torch.float16
         case _:
             raise BadSetting(f"dtype {name!r}: it must be auto, float32, bfloat16 or float16")
+
+
+def computing_dtype(cache_dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Of weights and activations. A CPU without instructions for short floats computes them 3 to 5 times slower."""
+    if device.type != "cpu" or cache_dtype == torch.float32:
+        return cache_dtype
+    return cache_dtype if cache_dtype == torch.bfloat16 and has_bfloat16_instructions() else torch.float32
+
+
+def has_bfloat16_instructions() -> bool:
+    """Whether this CPU multiplies bfloat16 itself. oneDNN emulates it on any with AVX-512."""
+    if platform.machine() in ("x86_64", "AMD64"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def check_quantization(name: str, device: torch.device) -> None:
+    """BadSetting if it cannot be had here."""
+    if name == "none":
+        return
+    if device.type != "cpu":
+        raise BadSetting(f"quantization {name!r} works on a CPU only: leave it out with device {device.type}")
+    if not torch.backends.mkldnn.is_available():
+        raise BadSetting(f"quantization {name!r} needs a torch with oneDNN, which this one ({torch.__version__}) lacks")
 
 
 def cache_blocks(settings: EngineSettings, spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> int:

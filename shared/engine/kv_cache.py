@@ -24,6 +24,7 @@ class KvCache:
         self.blocks = blocks
         self.block_tokens = block_tokens
         self.block_bytes = bytes_per_block(spec, block_tokens, dtype)
+        self.layer_block_bytes = self.block_bytes // spec.layers
         self.kv_format = _format(spec, block_tokens, dtype)
         self._bytes = self.pool.view(blocks, -1).view(torch.uint8)
         # Halves [blocks * layers * 2, block_tokens, kv_heads, head_dim]: the keys, or the values, of a block and layer.
@@ -42,7 +43,7 @@ class KvCache:
 
     def write(self, layer: int, block_ids: Tensor, offsets: Tensor, kv: Tensor) -> None:
         """Store kv [tokens, 2, kv_heads, head_dim]; token i goes to offset offsets[i] of block block_ids[i]."""
-        self._layers[layer][block_ids, offsets] = kv
+        self._layers[layer][block_ids, offsets] = kv.to(self.pool.dtype)
 
     def clear(self, block_ids: Tensor) -> None:
         """Zero whole blocks. What an earlier owner left, perhaps NaN, must not meet the mask of a later one."""

@@ -15,6 +15,10 @@ MOST_WAITING_STEPS = 8  # there is one caller, so more than one means that cance
 CLOSE_SECONDS = 10.0
 
 
+class StepHung(Exception):
+    """A step has not ended in time. Nobody can end it: the thread, and with it the engine, is lost."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Step:
     pieces: Sequence[Piece]
@@ -25,23 +29,40 @@ class _Step:
 class EngineThread:
     """Steps are computed one after the other in the order of the calls."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, limit_seconds: float | None = None) -> None:
+        """`limit_seconds`: a step that takes longer hangs. None: it may take for ever."""
         self._engine = engine
+        self._limit_seconds = limit_seconds
+        self._hung = False
         self._steps: queue.Queue[_Step | None] = queue.Queue(MOST_WAITING_STEPS)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
         self.step_seconds = 0.0  # how long the newest finished step took
 
     async def step(self, pieces: Sequence[Piece]) -> list[Drawn | None]:
-        """As Engine.step, whose exceptions come out here. A cancelled call's step is still computed to its end."""
+        """As Engine.step, whose exceptions come out here. A cancelled call's step is still computed to its end.
+
+        StepHung if it does not end within the limit, waiting for cancelled ones before it included.
+        """
         assert self._thread.is_alive(), "the engine thread is closed"
         loop = asyncio.get_running_loop()
         step = _Step(pieces, loop.create_future(), loop)
         self._steps.put_nowait(step)
-        return await step.result
+        deadline = asyncio.timeout(self._limit_seconds)
+        try:
+            async with deadline:
+                return await step.result
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            self._hung = True
+            message = f"a step for {len(pieces)} sequences did not end within {self._limit_seconds:g} s"
+            raise StepHung(message) from error
 
     async def close(self, timeout_seconds: float = CLOSE_SECONDS) -> None:
-        """End the thread after the steps it has been given. TimeoutError if that takes too long."""
+        """End the thread after the steps it has been given, TimeoutError if that takes too long. Not one that hangs."""
+        if self._hung:
+            return
         with contextlib.suppress(queue.Full):
             self._steps.put_nowait(None)
         await asyncio.to_thread(self._thread.join, timeout_seconds)

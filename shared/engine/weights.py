@@ -10,7 +10,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from shared.engine.linear import Linear
+from shared.engine.cpu.kernels import Kernels
+from shared.engine.int8 import Int8Linear
+from shared.engine.linear import Projection, linear
 from shared.specs.model import BadModel, ModelSpec
 
 Progress = Callable[[int, int], None]  # (bytes read so far, bytes in all); called on the loading thread
@@ -27,8 +29,17 @@ class Weights:
     Every way in which the files do not fit raises BadModel with the file, the tensor and a remedy.
     """
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, progress: Progress) -> None:
-        self.device, self.dtype = device, dtype
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        progress: Progress,
+        quantization: str = "none",
+        kernels: Kernels | None = None,
+    ) -> None:
+        self.device, self.dtype, self.kernels = device, dtype, kernels
+        self._quantization = quantization
         self._progress = progress
         self._open_files = ExitStack()
         self._file_of, self._handles = {}, {}
@@ -54,7 +65,7 @@ class Weights:
 
     def linear(
         self, names: Sequence[str], outputs: Sequence[int], inputs: int, *, bias: bool, transposed: bool = False
-    ) -> Linear:
+    ) -> Projection:
         """One layer of the stored layers `names`, their `outputs` stacked; `transposed`: stored as [inputs, outputs]"""
         weight = torch.empty(sum(outputs), inputs, dtype=self.dtype, device=self.device)
         biases = torch.empty(sum(outputs), dtype=self.dtype, device=self.device) if bias else None
@@ -64,7 +75,14 @@ class Weights:
             if biases is not None:
                 self._read_into(biases[first : first + rows], f"{name}.bias", transposed=False)
             first += rows
-        return Linear(weight, biases)
+        return self._projection(weight, biases)
+
+    def tied(self, embedding: Tensor) -> Projection:
+        """The head of a model whose embedding [vocabulary, hidden] is its weight too."""
+        return self._projection(embedding, None)
+
+    def _projection(self, weight: Tensor, bias: Tensor | None) -> Projection:
+        return Int8Linear(weight, bias) if self._quantization == "int8" else linear(weight, bias, self.kernels)
 
     def finish(self, spec: ModelSpec) -> None:
         """Close the files. BadModel if they hold weights that nobody asked for: the answers would be wrong."""

@@ -13,6 +13,7 @@ from shared.engine.batch import Batch, Span, group_singles, padded_tables
 from shared.engine.kv_cache import KvCache
 from shared.specs.model import ModelSpec
 
+GROUP_BYTES = 1 << 20  # of one layer's contexts gathered together on a CPU: they are read again from the core's cache
 QUERY_TILE = 256  # rows of a chunk computed together: later rows' keys are skipped, and the mask stays small
 
 
@@ -44,15 +45,27 @@ class GatheredAttention(PagedAttention):
     def __init__(self, cache: KvCache, spec: ModelSpec) -> None:
         super().__init__(cache, spec)
         self._room = cache.pool.new_empty(0)
+        self._most_blocks = (
+            max(1, GROUP_BYTES // cache.layer_block_bytes) if self.device.type == "cpu" else cache.blocks
+        )
 
     def prepare(self, batch: Batch) -> None:
-        self._groups = [self._group(spans) for spans in group_singles(batch.spans[: batch.singles])]
+        self._singles = batch.singles
+        self.prepare_singles(batch)
         self._chunks = [self._chunk(span) for span in batch.spans[batch.singles :]]
 
     def context(self, layer: int, heads: Tensor) -> Tensor:
-        parts = [self._attend_group(group, layer, heads) for group in self._groups]
+        parts = self.contexts_of_singles(layer, heads[: self._singles])
         parts += [self._attend_chunk(chunk, layer, heads) for chunk in self._chunks]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def prepare_singles(self, batch: Batch) -> None:
+        singles = group_singles(batch.spans[: batch.singles], self._most_blocks)
+        self._groups = [self._group(spans) for spans in singles]
+
+    def contexts_of_singles(self, layer: int, heads: Tensor) -> list[Tensor]:
+        """heads: those of the rows that are a sequence's only one; contexts of the same rows, in pieces"""
+        return [self._attend_group(group, layer, heads) for group in self._groups]
 
     def _group(self, spans: Sequence[Span]) -> _Group:
         tables = padded_tables(spans)
@@ -77,10 +90,9 @@ class GatheredAttention(PagedAttention):
         """The query heads of a key-value head are its query rows: far faster on a CPU than one query row per head."""
         rows = heads[group.first_row : group.first_row + group.rows, : self.heads]
         queries = rows.unflatten(1, (self.kv_heads, -1))
-        keys, values = self._gather(group.halves[layer], group.rows, group.tokens)
-        context = F.scaled_dot_product_attention(
-            queries, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=group.mask
-        )
+        keys, values = self._gather(group.halves[layer], group.rows, group.tokens, heads.dtype)
+        mask = None if group.mask is None else group.mask.to(heads.dtype)
+        context = F.scaled_dot_product_attention(queries, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask)
         return context.reshape(group.rows, -1)
 
     def _attend_chunk(self, chunk: _Chunk, layer: int, heads: Tensor) -> Tensor:
@@ -91,7 +103,7 @@ class GatheredAttention(PagedAttention):
             values = self._per_query_head(rows[:, -self.kv_heads :])
             context = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
         else:
-            gathered_keys, gathered_values = self._gather(chunk.halves[layer], 1, chunk.end)
+            gathered_keys, gathered_values = self._gather(chunk.halves[layer], 1, chunk.end, heads.dtype)
             keys, values = self._per_query_head(gathered_keys[0]), self._per_query_head(gathered_values[0])
             context = self._attend_tiles(chunk, queries, keys, values)
         return context.permute(2, 0, 1, 3).reshape(chunk.rows, -1)
@@ -99,6 +111,7 @@ class GatheredAttention(PagedAttention):
     def _attend_tiles(self, chunk: _Chunk, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """queries [kv_heads, group, rows, head_dim], keys and values [kv_heads, group, end, head_dim]."""
         assert chunk.mask is not None
+        mask = chunk.mask.to(queries.dtype)
         parts = []
         for first in range(0, chunk.rows, QUERY_TILE):
             last = min(first + QUERY_TILE, chunk.rows)
@@ -108,7 +121,7 @@ class GatheredAttention(PagedAttention):
                     queries[:, :, first:last],
                     keys[:, :, :seen],
                     values[:, :, :seen],
-                    attn_mask=chunk.mask[first - last :, chunk.end - seen :],
+                    attn_mask=mask[first - last :, chunk.end - seen :],
                 )
             )
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
@@ -118,11 +131,12 @@ class GatheredAttention(PagedAttention):
         group = self.heads // self.kv_heads
         return rows.transpose(0, 1).unsqueeze(1).expand(-1, group, -1, -1)
 
-    def _gather(self, halves: Tensor, sequences: int, tokens: int) -> tuple[Tensor, Tensor]:
+    def _gather(self, halves: Tensor, sequences: int, tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Keys and values [sequences, tokens, kv_heads, head_dim], valid until the next call."""
         pool = self.cache.halves.flatten(1)
         if self._room.shape[0] < len(halves):
             self._room = pool.new_empty(2 * len(halves), pool.shape[1])  # twice: contexts grow, allocations are dear
         torch.index_select(pool, 0, halves, out=self._room[: len(halves)])
-        both = self._room[: len(halves)].view(2, sequences, -1, self.kv_heads, self.head_dim)
+        room = self._room[: len(halves)].to(dtype)  # the cache can be shorter than what is computed with
+        both = room.view(2, sequences, -1, self.kv_heads, self.head_dim)
         return both[0, :, :tokens], both[1, :, :tokens]

@@ -34,9 +34,12 @@ class PagedAttention(ABC):
 
         Every token sees all earlier positions of its own sequence and itself. Scores are scaled by head_dim ** -0.5.
         """
+        self.write(layer, heads)
+        return self.context(layer, heads)
+
+    def write(self, layer: int, heads: Tensor) -> None:
         kv = heads[:, self.heads :].unflatten(1, (2, self.kv_heads))
         self.cache.write(layer, self._block_ids, self._offsets, kv)
-        return self.context(layer, heads)
 
     @abstractmethod
     def prepare(self, batch: Batch) -> None:

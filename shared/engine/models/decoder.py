@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from shared.engine.linear import Linear
+from shared.engine.linear import Projection
 from shared.engine.models.rotary import Rotary, Rotation
 
 
@@ -26,7 +26,7 @@ class Decoder:
     rotary: Rotary | None
     layers: Sequence[Layer]
     final_norm: Callable[[Tensor], Tensor]
-    head: Linear
+    head: Projection
 
     def forward(
         self, tokens: Tensor, positions: Tensor, wanted: Tensor | None, attend: Callable[[int, Tensor], Tensor]

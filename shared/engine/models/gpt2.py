@@ -1,6 +1,6 @@
 """GPT-2: learned positions, weights stored transposed ([inputs, outputs]) and queries, keys, values as one matrix."""
 
-from shared.engine.linear import Linear
+from shared.engine.linear import Projection
 from shared.engine.models.decoder import Decoder
 from shared.engine.models.layer_norm import LayerNormLayer, LearnedPositions, activation, load_layer_norm
 from shared.engine.weights import Weights
@@ -14,7 +14,7 @@ def load_gpt2(spec: ModelSpec, weights: Weights) -> Decoder:
     layers = [_layer(spec, weights, f"{prefix}h.{index}.") for index in range(spec.layers)]
     final_norm = load_layer_norm(weights, f"{prefix}ln_f", spec)
     if spec.tied_embeddings:
-        head = Linear(tokens, None)
+        head = weights.tied(tokens)
     else:
         head = weights.linear(["lm_head"], [spec.vocab_size], spec.hidden_size, bias=False)
     return Decoder(LearnedPositions(tokens, positions, 0), None, layers, final_norm, head)
@@ -23,7 +23,7 @@ def load_gpt2(spec: ModelSpec, weights: Weights) -> Decoder:
 def _layer(spec: ModelSpec, weights: Weights, prefix: str) -> LayerNormLayer:
     hidden = spec.hidden_size
 
-    def linear(name: str, outputs: int, inputs: int) -> Linear:
+    def linear(name: str, outputs: int, inputs: int) -> Projection:
         return weights.linear([prefix + name], [outputs], inputs, bias=True, transposed=True)
 
     return LayerNormLayer(

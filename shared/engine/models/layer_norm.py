@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared.engine.linear import Linear
+from shared.engine.linear import Projection
 from shared.engine.models.rotary import Rotation
 from shared.engine.weights import Weights
 from shared.specs.model import Activation, ModelSpec
@@ -39,12 +39,12 @@ class LayerNormLayer:
     head_dim: int
     norm_first: bool
     attention_norm: LayerNorm
-    qkv: Linear
-    output: Linear
+    qkv: Projection
+    output: Projection
     mlp_norm: LayerNorm
-    expand: Linear
+    expand: Projection
     activate: Callable[[Tensor], Tensor]
-    contract: Linear
+    contract: Projection
 
     def project(self, x: Tensor, rotation: Rotation | None) -> Tensor:
         assert rotation is None

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from shared.engine.linear import Linear
 from shared.engine.models.decoder import Decoder
 from shared.engine.models.layer_norm import LayerNormLayer, LearnedPositions, activation, load_layer_norm
 from shared.engine.weights import Weights
@@ -23,7 +22,7 @@ def load_opt(spec: ModelSpec, weights: Weights) -> Decoder:
         load_layer_norm(weights, f"{prefix}final_layer_norm", spec) if spec.final_norm else _unchanged
     )
     if spec.tied_embeddings:
-        head = Linear(tokens, None)
+        head = weights.tied(tokens)
     else:
         head = weights.linear(["lm_head"], [spec.vocab_size], spec.hidden_size, bias=False)
     return Decoder(LearnedPositions(tokens, positions, POSITION_OFFSET), None, layers, final_norm, head)

@@ -17,7 +17,9 @@ class Rotation(NamedTuple):
 
 
 class Rotary:
-    def __init__(self, rope: Rope, head_dim: int, device: torch.device) -> None:
+    def __init__(self, rope: Rope, head_dim: int, device: torch.device, *, exact: bool) -> None:
+        """`exact`: angles stay float32, whatever the dtype of what they turn."""
+        self._exact = exact
         frequencies = rotation_frequencies(rope, head_dim)
         self._frequencies = torch.cat((frequencies, frequencies)).to(device)
         sign = torch.ones(head_dim, device=device)
@@ -26,6 +28,7 @@ class Rotary:
 
     def at(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         """positions int64 [tokens]."""
+        dtype = torch.float32 if self._exact else dtype
         angles = positions.to(torch.float32)[:, None, None] * self._frequencies
         return Rotation(angles.cos().to(dtype), angles.sin().mul_(self._sign).to(dtype))
 

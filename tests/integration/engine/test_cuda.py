@@ -54,6 +54,24 @@ def test_bfloat16_runs_on_flash_attention_near_float32(load_engine):
     torch.testing.assert_close(torch.tensor(results[1]), torch.tensor(results[0]), rtol=0.1, atol=0.1)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3", "opt", "gpt2"])
+@pytest.mark.parametrize("sequences", [1, 3, 4])
+def test_captured_decode_steps_give_what_uncaptured_ones_give(family: str, sequences: int, load_engine):
+    plain = load_engine(family, device="cuda", dtype="bfloat16", blocks=255)
+    captured = load_engine(family, device="cuda", dtype="bfloat16", decode_batch=4)
+    assert captured.no_graphs_because == ""
+    asked = [Sampling(max_tokens=99, temperature=0.0, logprobs=1)] * sequences
+    steps = [begin(engine, PROMPTS[:sequences], asked, 40) for engine in (plain, captured)]
+    for _ in range(20):  # over the edge of a block
+        results = []
+        for engine, generations in zip((plain, captured), steps, strict=True):
+            advance(engine, generations)
+            results.append([drawn.logprobs.token for g in generations if (drawn := g.drawn[-1]).logprobs])
+        torch.testing.assert_close(torch.tensor(results[1]), torch.tensor(results[0]), rtol=0.1, atol=0.1)
+        for ours, theirs in zip(steps[1], steps[0], strict=True):
+            ours.generated[-1] = theirs.generated[-1]  # a near tie may fall to either side
+
+
 def test_noise_has_the_same_bits_on_a_gpu():
     keys = [stream_key(seed, 5) for seed in range(8)]
     cpu, gpu = (GumbelNoise(5000, torch.device(device)).rows(keys) for device in ("cpu", "cuda"))

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from shared.engine import device
 from shared.engine.batch import lay_out
+from shared.engine.models.llama import RmsNorm
 from shared.engine.pieces import Piece
+from shared.engine.settings import EngineSettings
 from shared.engine.step import Engine
 from shared.specs.sampling import Sampling
 from tests.generation import GREEDY, generate
@@ -87,9 +90,21 @@ def test_a_sampled_answer_is_the_same_alone_and_in_a_batch_of_16(load_engine):
     assert len({tuple(answer) for answer in together}) == 16
 
 
-def test_low_precision_stays_near_float32(load_engine):
+@pytest.mark.parametrize("instructions", [True, False])
+def test_low_precision_stays_near_float32(instructions: bool, model_folder, load_engine, monkeypatch):
+    monkeypatch.setattr(device, "has_bfloat16_instructions", lambda: instructions)
     prompt = PROMPTS[-1]
     exact = all_logits(load_engine("llama"), prompt)
-    rounded = all_logits(load_engine("llama", dtype="bfloat16"), prompt)
+    engine = Engine.load(EngineSettings(model=str(model_folder("llama")), blocks=32, dtype="bfloat16"))
+    assert engine.cache.pool.dtype == torch.bfloat16
+    rounded = all_logits(engine, prompt)
     assert (rounded - exact).norm() / exact.norm() < 0.05
     assert rounded.dtype == torch.float32
+
+
+def test_rms_norm_in_few_passes_equals_its_plain_twin():
+    torch.manual_seed(0)
+    norm = RmsNorm(torch.randn(64), 1e-5, None)
+    x = torch.randn(7, 64) * torch.logspace(-3, 3, 7)[:, None]
+    expected = torch.nn.functional.rms_norm(x, (64,), norm.weight, norm.eps)
+    torch.testing.assert_close(norm.in_few_passes(x), expected, rtol=1e-5, atol=1e-6)

@@ -12,6 +12,8 @@ from shared.engine.linear import Linear
 def test_a_packed_layer_equals_its_plain_twin(
     dtype: torch.dtype, biased: bool, rows: int, monkeypatch: pytest.MonkeyPatch
 ):
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU cannot compute in bfloat16")
     monkeypatch.setattr(linear, "packing_pays", lambda weight: torch.backends.mkldnn.is_available())
     torch.manual_seed(0)
     weight, bias = torch.randn(96, 64).to(dtype), torch.randn(96).to(dtype) if biased else None

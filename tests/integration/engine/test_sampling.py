@@ -21,7 +21,7 @@ def draw(logits: torch.Tensor, *draws: Draw) -> list[Drawn]:
 
 def tokens(logits: torch.Tensor, sampling: Sampling, count: int = 2000) -> Counter[int]:
     """How often each token is drawn, by `count` seeds."""
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     rows = logits.expand(count, -1)
     draws = [Draw(replace(sampling, seed=seed), [], []) for seed in range(count)]

@@ -1,4 +1,5 @@
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Sequence
 from typing import cast
@@ -7,7 +8,8 @@ import pytest
 
 from shared.engine.pieces import Drawn, Piece
 from shared.engine.step import Engine
-from shared.engine.thread import EngineThread
+from shared.engine.thread import EngineThread, StepHung
+from shared.specs.settings import BadSetting
 from tests.generation import GREEDY, begin, generate
 
 
@@ -89,6 +91,14 @@ async def test_closing_waits_for_the_step_but_not_for_ever(engine: HeldEngine, t
     assert await step == [Drawn(7, None)]
 
 
+async def test_a_step_that_does_not_end_in_time_is_given_up_and_closing_does_not_wait_for_it(engine: HeldEngine):
+    thread = EngineThread(cast("Engine", engine), limit_seconds=0.05)
+    with pytest.raises(StepHung, match="did not end within"):
+        await thread.step([PIECE])
+    await thread.close()
+    engine.go.set()
+
+
 async def test_a_real_engine_gives_the_same_tokens_on_its_thread(load_engine):
     engine = load_engine("llama")
     thread = EngineThread(engine)
@@ -99,3 +109,21 @@ async def test_a_real_engine_gives_the_same_tokens_on_its_thread(load_engine):
         generation.record(piece, drawn)
     await thread.close()
     assert [generation.generated] == generate(engine, [[7, 8, 9]], 5)
+
+
+async def test_only_the_computing_thread_is_pinned(load_engine):
+    allowed = os.sched_getaffinity(0)
+    core = max(allowed)
+    others = set(threading.enumerate())
+    thread = EngineThread(load_engine("llama", cores=(core,)))
+    await thread.step([Piece([7], 0, [0], None)])
+    (computing,) = [one for one in threading.enumerate() if one.name == "engine" and one not in others]
+    assert computing.native_id is not None
+    assert os.sched_getaffinity(computing.native_id) == {core}
+    assert os.sched_getaffinity(0) == allowed
+    await thread.close()
+
+
+def test_cores_that_this_machine_does_not_have_are_an_error(load_engine):
+    with pytest.raises(BadSetting, match="may use"):
+        load_engine("llama", cores=(4096,))

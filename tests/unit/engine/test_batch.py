@@ -47,17 +47,23 @@ def test_too_few_blocks_for_the_tokens_is_a_fault_of_ours():
 
 
 def test_contexts_of_similar_length_share_a_group():
-    groups = group_singles([single(1), single(2), single(3), single(2 + SPARE_BLOCKS)])
+    groups = group_singles([single(1), single(2), single(3), single(2 + SPARE_BLOCKS)], 1000)
     assert [len(group) for group in groups] == [4]
 
 
 def test_a_much_longer_context_gets_a_group_of_its_own():
-    groups = group_singles([single(1), single(3 + SPARE_BLOCKS), single(4 + SPARE_BLOCKS)])
+    groups = group_singles([single(1), single(3 + SPARE_BLOCKS), single(4 + SPARE_BLOCKS)], 1000)
     assert [len(group) for group in groups] == [1, 2]
 
 
+def test_a_group_of_several_keeps_to_the_most_blocks_with_its_padding():
+    groups = group_singles([single(2), single(3), single(3), single(9)], 9)
+    assert [len(group) for group in groups] == [3, 1]
+    assert [len(group) for group in group_singles([single(20)] * 2, 9)] == [1, 1]
+
+
 def test_no_singles_make_no_group():
-    assert group_singles([]) == []
+    assert group_singles([], 1000) == []
 
 
 def test_short_tables_are_filled_up_with_their_own_first_block():

@@ -1,0 +1,1 @@
+"""What the engine computes on a CPU with kernels of its own."""
