@@ -10,14 +10,20 @@ from shared.bus.interface import (
     NotPermitted,
     Subscription,
 )
+from shared.bus.key_value import Bucket, Entry, KeyValue, RevisionChanged, StoreUnavailable
 
 __all__ = [
+    "Bucket",
     "Bus",
     "BusError",
     "BusTimeout",
     "BusUnavailable",
+    "Entry",
+    "KeyValue",
     "MessageTooBig",
     "NoResponder",
     "NotPermitted",
+    "RevisionChanged",
+    "StoreUnavailable",
     "Subscription",
 ]

@@ -5,6 +5,7 @@ from typing import Any
 
 from shared.bus.troubles import Troubles
 from shared.messages.codec import MalformedMessage, decode
+from shared.messages.instances import Beat
 from shared.telemetry.traces import context_from, within
 
 Answer = Callable[[object], Awaitable[None]]
@@ -21,10 +22,12 @@ class Delivery:
         self._types = types
         self._troubles = troubles
 
-    async def handle(self, data: bytes, headers: Mapping[str, str] | None, answer: Answer | None) -> None:
+    async def handle(self, subject: str, data: bytes, headers: Mapping[str, str] | None, answer: Answer | None) -> None:
         """Run the handler; `answer`, there for a request, sends its reply. Whatever goes wrong ends here."""
         try:
             message = decode(data, *self._types)
+            if isinstance(message, Beat):
+                message.check_sender(subject)
         except MalformedMessage as error:
             self._troubles.note("bus_malformed_message", error, self._subject)
             return

@@ -7,9 +7,12 @@ whatever was on its way when the server went down: whoever must not lose a messa
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from shared.bus.troubles import Troubles
+
+if TYPE_CHECKING:
+    from shared.bus.key_value import Bucket, KeyValue
 
 M = TypeVar("M")
 R = TypeVar("R")
@@ -78,6 +81,10 @@ class Bus(Protocol):
         is current while it runs. Messages of other types and malformed ones are counted, logged and dropped; an
         exception of the handler is logged and ends nothing. Raises NotPermitted, or BusUnavailable.
         """
+        ...
+
+    def key_value(self, bucket: "Bucket", kind: type[M]) -> "KeyValue[M]":
+        """The values of class `kind` in `bucket`. Asks nobody: what is wrong is found at the first use."""
         ...
 
     def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> None:

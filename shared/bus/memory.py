@@ -9,6 +9,8 @@ from typing import Any
 
 from shared.bus.delivery import Delivery
 from shared.bus.interface import Bus, BusTimeout, BusUnavailable, MessageTooBig, NoResponder
+from shared.bus.key_value import Bucket
+from shared.bus.memory_store import MemoryKeyValue, MemoryStore
 from shared.bus.troubles import Troubles
 from shared.messages.codec import decode, encode
 from shared.telemetry.traces import current_headers
@@ -35,6 +37,7 @@ class MemoryBus:
 
     def __init__(self) -> None:
         self.deliveries: Deliveries = lambda subject, message: (0.0,)
+        self.store = MemoryStore()
         self._connections: list[MemoryConnection] = []
         self._turn = itertools.count()
 
@@ -108,7 +111,7 @@ class MemorySubscription:
         while True:
             letter = await self.letters.get()
             answer = partial(self._hub.answer, letter.subject, letter.reply_to) if letter.reply_to else None
-            await self._delivery.handle(letter.data, letter.headers, answer)
+            await self._delivery.handle(letter.subject, letter.data, letter.headers, answer)
             self.letters.task_done()
 
 
@@ -142,6 +145,9 @@ class MemoryConnection(Bus):
         subscription = MemorySubscription(self, self._hub, subject, queue, delivery)
         self.subscriptions.append(subscription)
         return subscription
+
+    def key_value(self, bucket: Bucket, kind: type) -> MemoryKeyValue:
+        return MemoryKeyValue(self._hub.store, bucket, kind)
 
     def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> None:
         self.reconnect_callbacks.append(callback)

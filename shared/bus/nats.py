@@ -17,6 +17,8 @@ from nats.aio.subscription import Subscription as Inner
 
 from shared.bus.delivery import Delivery
 from shared.bus.interface import Bus, BusTimeout, BusUnavailable, MessageTooBig, NoResponder, NotPermitted
+from shared.bus.key_value import STORE_SECONDS, Bucket
+from shared.bus.nats_store import NatsKeyValue
 from shared.bus.probe import CONNECT_SECONDS, RECONNECT_WAIT_SECONDS, explain, probe, seed_file, tls_context
 from shared.bus.settings import BusSettings
 from shared.bus.troubles import Troubles
@@ -112,8 +114,14 @@ class NatsBus(Bus):
 
         async def receive(message: Msg) -> None:
             answer = partial(self._answer, message.reply) if message.reply else None
-            await delivery.handle(message.data, message.headers, answer)
+            await delivery.handle(message.subject, message.data, message.headers, answer)
 
+        return await self.listen(subject, receive, queue)
+
+    async def listen(
+        self, subject: str, receive: Callable[[Msg], Awaitable[None]], queue: str = ""
+    ) -> "NatsSubscription":
+        """`subscribe`, for messages as they come."""
         try:
             inner = await self._client.subscribe(subject, queue=queue, cb=receive)
         except nats.errors.ConnectionClosedError as error:
@@ -131,6 +139,9 @@ class NatsBus(Bus):
             await subscription.drain()
             raise NotPermitted(f"{subscription.refusal} ({self._settings.shown_url}): see NATS_NKEY_SEED_FILE")
         return subscription
+
+    def key_value(self, bucket: Bucket, kind: type) -> NatsKeyValue:
+        return NatsKeyValue(self, self._client.jetstream(timeout=STORE_SECONDS), bucket, kind)
 
     def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> None:
         self._reconnect_callbacks.append(callback)

@@ -1,27 +1,26 @@
 """Prefill <-> scheduler <-> decode: who holds a prompt's KV, and how it changes hands. KV bytes never ride the bus."""
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from shared.messages.requests import SubmitRequest
 from shared.messages.tokens import TokenLogprobs
 from shared.specs.ids import BlockId, InstanceId, RequestId
+from shared.specs.record import Number, Record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KvHandle:
+class KvHandle(Record, frozen=True, kw_only=True):
     """Where a context's KV waits to be pulled, and the first token that was sampled from it."""
 
     source: InstanceId
     blocks: tuple[BlockId, ...]  # ids in the source's pool, in context order
     tokens: int  # context tokens the blocks hold: prompt + generated of earlier attempts
-    lease_seconds: float  # freed this long after the last KvRenewed
+    lease_seconds: Number  # freed this long after the last KvRenewed
     first_token: int
     first_logprobs: TokenLogprobs | None = None
+    secret: bytes = b""  # who shows it was given this handle by the scheduler, and may pull
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KvReady:
+class KvReady(Record, frozen=True, kw_only=True):
     """Prefill -> scheduler: choose a decode instance. Carries the work: a scheduler without memory can place it."""
 
     SUBJECT: ClassVar[str] = "ds.v1.scheduler.kv_ready"
@@ -29,16 +28,14 @@ class KvReady:
     kv: KvHandle
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KvNoted:
+class KvNoted(Record, frozen=True, kw_only=True):
     """The scheduler has it and will place it."""
 
     request: RequestId
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PullBlocks:
+class PullBlocks(Record, frozen=True, kw_only=True):
     """Decode -> prefill: my receives are posted under `transfer`; send these runs of blocks, in this order."""
 
     SUBJECT: ClassVar[str] = "ds.v1.prefill.{instance}.pull"
@@ -49,10 +46,10 @@ class PullBlocks:
     transfer: int  # chosen by the puller, never used twice by it
     runs: tuple[tuple[BlockId, int], ...]  # (first block in the source's pool, blocks): one message each
     checksum: bool = False
+    secret: bytes = b""  # of the KvHandle
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sending:
+class Sending(Record, frozen=True, kw_only=True):
     """The sends are posted. `checksums`, if asked for: crc32 of each run."""
 
     request: RequestId
@@ -60,8 +57,7 @@ class Sending:
     checksums: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gone:
+class Gone(Record, frozen=True, kw_only=True):
     """The KV is not here any more (aborted, expired, or another attempt): nothing was sent."""
 
     request: RequestId
@@ -69,8 +65,7 @@ class Gone:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KvReleased:
+class KvReleased(Record, frozen=True, kw_only=True):
     """Decode -> prefill: I have it, or will never want it; and no transfer of mine touches it any more."""
 
     SUBJECT: ClassVar[str] = "ds.v1.prefill.{instance}.kv_released"
@@ -79,16 +74,14 @@ class KvReleased:
     puller: InstanceId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KvRenewed:
+class KvRenewed(Record, frozen=True, kw_only=True):
     """Scheduler or decode -> prefill: these still wait their turn; start their leases anew."""
 
     SUBJECT: ClassVar[str] = "ds.v1.prefill.{instance}.kv_renewed"
     requests: tuple[tuple[RequestId, int], ...]  # (request, attempt)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KvExpired:
+class KvExpired(Record, frozen=True, kw_only=True):
     """Prefill -> scheduler: nobody came for it in time; it is freed."""
 
     SUBJECT: ClassVar[str] = "ds.v1.scheduler.kv_expired"
@@ -97,8 +90,7 @@ class KvExpired:
     source: InstanceId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkTest:
+class LinkTest(Record, frozen=True, kw_only=True):
     """Decode -> prefill: send that much of the agreed pattern under `transfer` (boot self-test of a pair)."""
 
     SUBJECT: ClassVar[str] = "ds.v1.prefill.{instance}.link_test"
@@ -109,7 +101,6 @@ class LinkTest:
     piece_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkTestAnswer:
+class LinkTestAnswer(Record, frozen=True, kw_only=True):
     status: Literal["sending", "failed"]
     detail: str = ""

@@ -1,17 +1,18 @@
 """Gateway <-> scheduler: work comes in, is taken or refused, is given up, has ended."""
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from shared.specs.ids import InstanceId, RequestId
+from shared.specs.record import Number, Record
 from shared.specs.sampling import Sampling
 
-RefusalReason = Literal["queue_full", "no_instance", "too_long", "unknown_model", "draining", "invalid"]
+RefusalReason = Literal[
+    "queue_full", "no_instance", "too_long", "unknown_model", "draining", "invalid", "deposed", "too_late"
+]
 Outcome = Literal["stop", "length", "aborted", "failed"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubmitRequest:
+class SubmitRequest(Record, frozen=True, kw_only=True):
     """Gateway -> scheduler: run this. Idempotent by (request, attempt); a higher attempt replaces the lower everywhere.
 
     `generated` holds what the client already has from earlier attempts: it is prefilled like the prompt, and the
@@ -26,6 +27,7 @@ class SubmitRequest:
     prompt: tuple[int, ...]
     generated: tuple[int, ...] = ()
     sampling: Sampling
+    first_token_within: Number = 0.0  # seconds; refuse it if its first token will come later; 0: whenever it comes
 
     @property
     def context_tokens(self) -> int:
@@ -38,31 +40,28 @@ class SubmitRequest:
         return len(self.prompt) + self.sampling.max_tokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class Accepted(Record, frozen=True, kw_only=True):
     """It is queued or placed; tokens will come to the gateway's own subject."""
 
     request: RequestId
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class Refused(Record, frozen=True, kw_only=True):
     """Not taken, by the scheduler or by an instance. Nothing is kept of it."""
 
     request: RequestId
     attempt: int
     reason: RefusalReason
     message: str
-    retry_after_seconds: float = 0.0  # 0: trying again will not help
+    retry_after_seconds: Number = 0.0  # 0: trying again will not help
 
     @classmethod
     def of(cls, work: SubmitRequest, reason: RefusalReason, message: str) -> "Refused":
         return cls(request=work.request, attempt=work.attempt, reason=reason, message=message)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AbortRequest:
+class AbortRequest(Record, frozen=True, kw_only=True):
     """Gateway -> everyone: stop working on attempts of this request up to and including `attempt`. Idempotent, re-sent
     until a row with finish "aborted" (or any other end) is seen. Broadcast, as the holder may be changing right now."""
 
@@ -71,8 +70,7 @@ class AbortRequest:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestEnded:
+class RequestEnded(Record, frozen=True, kw_only=True):
     """Gateway -> scheduler: what became of a request, as its client saw it."""
 
     SUBJECT: ClassVar[str] = "ds.v1.scheduler.ended"
@@ -82,5 +80,5 @@ class RequestEnded:
     outcome: Outcome
     prompt_tokens: int
     output_tokens: int
-    ttft_seconds: float | None  # None: no token ever came
-    tpot_seconds: float | None  # (last - first) / (output_tokens - 1); None below two tokens
+    ttft_seconds: Number | None  # None: no token ever came
+    tpot_seconds: Number | None  # (last - first) / (output_tokens - 1); None below two tokens

@@ -1,23 +1,21 @@
 """Workers -> gateway: tokens, ends and interruptions; and how a gateway gets what it missed."""
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from shared.specs.ids import InstanceId, RequestId
+from shared.specs.record import Number, Record
 
 Finish = Literal["stop", "length", "aborted"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenLogprobs:
+class TokenLogprobs(Record, frozen=True, kw_only=True):
     """Natural-log probabilities at one position, after temperature 1 softmax of the raw logits."""
 
-    token: float
-    top: tuple[tuple[int, float], ...] = ()  # (token id, log-probability), most likely first
+    token: Number
+    top: tuple[tuple[int, Number], ...] = ()  # (token id, log-probability), most likely first
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenRow:
+class TokenRow(Record, frozen=True, kw_only=True):
     """What one request got. `index` counts generated tokens over all attempts, so a gap or a repeat is seen at once."""
 
     request: RequestId
@@ -28,8 +26,7 @@ class TokenRow:
     finish: Finish | None = None  # with "stop" the last token is the stop token
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenBatch:
+class TokenBatch(Record, frozen=True, kw_only=True):
     """One message per engine step and gateway. `step` counts this source's messages to this gateway from 0."""
 
     SUBJECT: ClassVar[str] = "ds.v1.tokens.{gateway}"
@@ -38,8 +35,7 @@ class TokenBatch:
     rows: tuple[TokenRow, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestInterrupted:
+class RequestInterrupted(Record, frozen=True, kw_only=True):
     """Scheduler or worker -> gateway: its holder is lost, full or broken; submit it again with what you have."""
 
     SUBJECT: ClassVar[str] = "ds.v1.tokens.{gateway}"
@@ -48,15 +44,13 @@ class RequestInterrupted:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Want:
+class Want(Record, frozen=True, kw_only=True):
     request: RequestId
     attempt: int
     next_index: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResumeTokens:
+class ResumeTokens(Record, frozen=True, kw_only=True):
     """Gateway -> one instance: what do you know of these, from these indices on?"""
 
     SUBJECT: ClassVar[str] = "ds.v1.{role}.{instance}.resume"
@@ -64,8 +58,7 @@ class ResumeTokens:
     wants: tuple[Want, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResumedTokens:
+class ResumedTokens(Record, frozen=True, kw_only=True):
     """One row for every wanted request this instance holds or held (tokens may be empty); the rest are unknown to it.
 
     `step` is the next TokenBatch.step for this gateway: batches below it are covered by the rows.

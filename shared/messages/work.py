@@ -1,32 +1,34 @@
-"""Scheduler -> instance: start a stage. Requests with an answer, idempotent by (request, attempt)."""
+"""Scheduler -> instance: start a stage. Requests with an answer, idempotent by (request, attempt).
 
-from dataclasses import dataclass
+Refused ("deposed") if the instance has heard of a leader in a later term: a scheduler that was stopped and wakes up.
+"""
+
 from typing import ClassVar
 
 from shared.messages.handoff import KvHandle
 from shared.messages.requests import SubmitRequest
 from shared.specs.ids import RequestId
+from shared.specs.record import Record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartPrefill:
+class StartPrefill(Record, frozen=True, kw_only=True):
     """Compute the KV of the context and the first token; hold the KV until it is released or its lease ends."""
 
     SUBJECT: ClassVar[str] = "ds.v1.prefill.{instance}.start"
     work: SubmitRequest
+    term: int = 0  # in which the sender leads
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartDecode:
+class StartDecode(Record, frozen=True, kw_only=True):
     """Go on from `kv`: pull it when there is room, then one token a step. Without `kv`: prefill here (colocated)."""
 
     SUBJECT: ClassVar[str] = "ds.v1.decode.{instance}.start"
     work: SubmitRequest
     kv: KvHandle | None = None
+    term: int = 0  # in which the sender leads
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
+class Started(Record, frozen=True, kw_only=True):
     """Taken into the instance's queue (or already there)."""
 
     request: RequestId

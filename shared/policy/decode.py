@@ -36,18 +36,30 @@ def admissible(context_tokens: int, block_tokens: int, free_blocks: int, members
     It needs its context and the token that follows. Each member here keeps a claim on one more block, so that an
     admission is not paid for by a preemption a few steps later.
     """
-    return members < max_batch and blocks_for(context_tokens + 1, block_tokens) + members <= free_blocks
+    return members < max_batch and context_tokens // block_tokens + 1 + members <= free_blocks
 
 
 class Whole(NamedTuple):
     """A step in which nobody that could take part is left out."""
 
     decoding: bool  # every decoding member takes its next token
-    chunks: list[tuple[int, int]]  # (index among all members, new tokens) of contexts that are not computed yet
+    chunks: Sequence[tuple[int, int]]  # (index among all members, new tokens) of contexts that are not computed yet
+
+
+EVERYBODY_DECODES = Whole(True, ())
+
+
+def can_decode(needed_blocks: int, free_blocks: int) -> bool:
+    """Whether every decoding member can take its next token.
+
+    Without uncomputed contexts that is all of the next step. It stays the same until a member joins or ends or blocks
+    run short: the simulator jumps there.
+    """
+    return needed_blocks <= free_blocks
 
 
 def plan_whole(
-    uncomputed: list[tuple[int, int]],
+    uncomputed: Sequence[tuple[int, int]],
     decoding: int,
     needed_blocks: int,
     free_blocks: int,
@@ -57,14 +69,15 @@ def plan_whole(
     """The next step from sums alone. None: blocks are short, and `plan_step` must see who waits or leaves.
 
     uncomputed: (index among all members, tokens to compute) in order of admission.  decoding: how many others there
-    are.  needed_blocks: that these want for their next token. Without uncomputed contexts the answer stays the same
-    until a member joins or ends or blocks run short: the simulator jumps there.
+    are.  needed_blocks: that these want for their next token.
     """
     if uncomputed and order == "prefill_priority":
         return Whole(False, _packed(uncomputed, prefill_tokens))
-    if needed_blocks > free_blocks:
+    if not can_decode(needed_blocks, free_blocks):
         return None
-    return Whole(True, _chunks(uncomputed, max(1, prefill_tokens - decoding)) if uncomputed else [])
+    if not uncomputed:
+        return EVERYBODY_DECODES
+    return Whole(True, _chunks(uncomputed, max(1, prefill_tokens - decoding)))
 
 
 def plan_step(
@@ -82,7 +95,7 @@ def plan_step(
     whole = plan_whole(uncomputed, decoders, sum(needs), free_blocks, order, prefill_tokens)
     if whole is not None:
         everybody = [(i, 1) for i, m in enumerate(members) if m.tokens - m.computed == 1] if whole.decoding else []
-        return StepPlan(everybody + whole.chunks, [])
+        return StepPlan([*everybody, *whole.chunks], [])
     preempt = _preemptions(members, needs, free_blocks)
     free_blocks += sum(members[i].blocks for i in preempt)
     decoding: list[tuple[int, int]] = []
@@ -108,8 +121,8 @@ def _preemptions(members: Sequence[Member], needs: list[int], free_blocks: int) 
     return leaving
 
 
-def _packed(uncomputed: list[tuple[int, int]], most_tokens: int) -> list[tuple[int, int]]:
-    batch = uncomputed[:1]
+def _packed(uncomputed: Sequence[tuple[int, int]], most_tokens: int) -> list[tuple[int, int]]:
+    batch = list(uncomputed[:1])
     for index, tokens in uncomputed[1:]:
         if sum(count for _, count in batch) + tokens > most_tokens:
             break
@@ -117,7 +130,7 @@ def _packed(uncomputed: list[tuple[int, int]], most_tokens: int) -> list[tuple[i
     return batch
 
 
-def _chunks(uncomputed: list[tuple[int, int]], budget: int) -> list[tuple[int, int]]:
+def _chunks(uncomputed: Sequence[tuple[int, int]], budget: int) -> list[tuple[int, int]]:
     chunks = []
     for index, tokens in uncomputed:
         if budget <= 0:

@@ -1,12 +1,8 @@
 """What a prefill instance computes next (paper sections 3.1 and 4.3)."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
-
-class Waiting(NamedTuple):
-    tokens: int  # context tokens to compute
-    blocks: int  # KV blocks they need
+Waiting = tuple[int, int]  # (context tokens to compute, KV blocks they need)
 
 
 def next_prefill_batch(waiting: Iterable[Waiting], batch_tokens: int, free_blocks: int) -> int:
@@ -17,10 +13,10 @@ def next_prefill_batch(waiting: Iterable[Waiting], batch_tokens: int, free_block
     does not fit into the free blocks: then everybody waits, which is the back-pressure that keeps the order fair.
     """
     count = total = 0
-    for request in waiting:
-        if request.blocks > free_blocks or (count and total + request.tokens > batch_tokens):
+    for tokens, blocks in waiting:
+        if blocks > free_blocks or (count and total + tokens > batch_tokens):
             break
         count += 1
-        total += request.tokens
-        free_blocks -= request.blocks
+        total += tokens
+        free_blocks -= blocks
     return count

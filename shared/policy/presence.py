@@ -1,6 +1,8 @@
-"""Who is still there: an instance that has not been heard for a while is lost."""
+"""Who is still there: an instance that has not been heard for a while is lost, unless it is we who hear nothing."""
 
 from shared.specs.ids import InstanceId
+
+DEAF_SECONDS = 1.9  # less than anybody's silence may last after its last beat, which may be one second older than ours
 
 
 class Presence:
@@ -26,3 +28,24 @@ class Presence:
         for instance in gone:
             del self._last[instance]
         return gone
+
+
+class Echo:
+    """Whether our own beats come back to us. If not, it is us, or the bus, and nobody else's silence counts.
+
+    A bus may be deaf with its connections open: a server that hangs, a network that swallows. Times are monotonic
+    seconds given by the caller.
+    """
+
+    def __init__(self) -> None:
+        self._heard_at: float | None = None
+
+    def heard(self, now: float) -> bool:
+        """One of ours came back. True if we were deaf until now."""
+        was_deaf = self.deaf(now)
+        self._heard_at = now
+        return was_deaf
+
+    def deaf(self, now: float) -> bool:
+        """Not before the first one was heard: until then nothing is known of the bus."""
+        return self._heard_at is not None and now - self._heard_at > DEAF_SECONDS

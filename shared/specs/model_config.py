@@ -23,7 +23,12 @@ def read_model_spec(folder: Path) -> ModelSpec:
     config = _read_json(folder / "config.json")
     generation_path = folder / "generation_config.json"
     generation = _read_json(generation_path) if generation_path.exists() else None
-    return parse_model_spec(config, generation, name=folder.name)
+    try:
+        return parse_model_spec(config, generation, name=folder.name)
+    except BadModel:
+        raise
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:  # a value of a kind that nobody expects
+        raise BadModel(f"{folder / 'config.json'}: {error}") from error
 
 
 def parse_model_spec(
@@ -148,6 +153,8 @@ def _gpt2(config: Mapping[str, Any], shared: dict[str, Any]) -> ModelSpec:
 
 def _architecture(config: Mapping[str, Any]) -> Architecture:
     named = config.get("architectures") or []
+    if not isinstance(named, list):
+        raise BadModel(f"architectures must be a list, not {named!r:.80}")
     for architecture in named:
         if architecture in get_args(Architecture):
             return cast("Architecture", architecture)

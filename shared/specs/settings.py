@@ -1,5 +1,6 @@
 """Settings from the environment, each checked once at start. A wrong one names the variable and the remedy."""
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,13 @@ class Environment:
 
     def integer(self, name: str, default: int, least: int = 0, most: int = 2**62) -> int:
         return int(self._number(name, default, least, most, int))
+
+    def integers(self, name: str) -> tuple[int, ...]:
+        """Separated by commas; none if it is not set."""
+        text = self.text(name, "")
+        if text and not re.fullmatch(r"\d+(\s*,\s*\d+)*", text):
+            raise BadSetting(f"DISTSERVE_{name}={text!r}: it must be numbers separated by commas")
+        return tuple(int(part) for part in text.split(",")) if text else ()
 
     def number(self, name: str, default: float, least: float = 0.0, most: float = float("inf")) -> float:
         return self._number(name, default, least, most, float)

@@ -10,7 +10,9 @@ from opentelemetry import trace
 
 from shared.bus import Bus, BusTimeout, BusUnavailable, MessageTooBig, NoResponder
 from shared.messages.codec import MalformedMessage
+from shared.messages.instances import Beat
 from shared.messages.requests import AbortRequest, Accepted, Refused
+from shared.specs.ids import InstanceId
 from shared.telemetry.traces import context_from
 
 Connect = Callable[[str], Awaitable[Bus]]
@@ -111,6 +113,21 @@ async def test_wildcards_match_one_word_or_the_rest(connect: Connect):
     await one.has(2)
     await rest.has(4)
     assert (one.numbers, rest.numbers) == ([0, 5], [0, 1, 2, 5])
+
+
+async def test_a_beat_is_believed_on_its_senders_own_subject_alone(connect: Connect):
+    sender, receiver = await connect("sender"), await connect("receiver")
+    heard: asyncio.Queue[Beat] = asyncio.Queue()
+    await receiver.subscribe(Beat.SUBJECT.format(role="*", instance="*"), heard.put, Beat)
+    mine, leader = InstanceId("decode-1"), InstanceId("scheduler-1")
+    own = Beat.SUBJECT.format(role="decode", instance=mine)
+    await sender.publish(own, Beat(instance=leader, role="scheduler", number=1))
+    await sender.publish(own, Beat(instance=InstanceId("decode-2"), role="decode", number=2))
+    odd = Beat.SUBJECT.format(role="decode", instance=leader)
+    await sender.publish(odd, Beat(instance=leader, role="decode", number=3))
+    await sender.publish(own, Beat(instance=mine, role="decode", number=4))
+    assert (await asyncio.wait_for(heard.get(), 5)).number == 4
+    assert receiver.troubles.counts["bus_malformed_message"] == 3
 
 
 async def test_messages_of_other_kinds_are_counted_and_dropped(connect: Connect):

@@ -312,4 +312,4 @@ def test_the_projects_configuration_is_what_the_server_runs_with(nats_server: Na
         info = json.loads(client.makefile().readline().removeprefix("INFO "))
     assert info["max_payload"] == 8 * 2**20
     assert info["server_name"] == "distserve-nats"
-    assert not info.get("jetstream")
+    assert info["jetstream"]

@@ -1,6 +1,7 @@
 """What each role's key opens at a server that runs deploy/nats.conf, and that it opens nothing else."""
 
 import asyncio
+import contextlib
 import importlib
 import os
 import pkgutil
@@ -15,7 +16,7 @@ from nats.aio.msg import Msg
 
 import shared.messages
 from cli.keys import IDENTITIES, make_keys, seed_file
-from shared.bus import BusTimeout, BusUnavailable, NotPermitted
+from shared.bus import Bucket, BusTimeout, BusUnavailable, NotPermitted
 from shared.bus.nats import NatsBus
 from shared.bus.settings import BusSettings
 from shared.messages.codec import encode
@@ -67,7 +68,10 @@ HEARS = {
     | {*BEATS.values()},
     "operator": {*BEATS.values()},
 }
-BROAD = (">", "ds.>", "ds.v1.>", "ds.v1.*.*.*", "_INBOX.>", "$SYS.>", "$JS.API.>")
+LEASE, PLAN = Bucket("lease", ttl_seconds=60), Bucket("plan")
+READS = {"scheduler": {"lease", "plan"}, "prefill": {"plan"}, "decode": {"plan"}, "operator": {"plan"}}
+WRITES = {"scheduler": {"lease", "plan"}}
+BROAD = (">", "ds.>", "ds.v1.>", "ds.v1.*.*.*", "_INBOX.>", "$SYS.>", "$JS.API.>", "$KV.>")
 
 Connect = Callable[[str], Awaitable[NatsBus]]
 
@@ -149,6 +153,25 @@ async def test_no_role_may_listen_in_on_everything_or_on_the_replies_to_another(
     assert not [
         subject for subject in (*inboxes, "$SYS.REQ.SERVER.PING", "$JS.API.INFO") if await may_publish(bus, subject)
     ]
+
+
+@pytest.mark.parametrize("role", IDENTITIES)
+async def test_a_role_reads_and_writes_the_buckets_that_it_needs_and_no_others(connect: Connect, role: str):
+    scheduler, bus = await connect("scheduler"), await connect(role)
+    for bucket in (LEASE, PLAN):
+        await scheduler.key_value(bucket, AbortRequest).put("key", MESSAGE)
+        names = (f"$KV.{bucket.name}.key", f"$JS.API.DIRECT.GET.KV_{bucket.name}.$KV.{bucket.name}.key")
+        watches, reads = await may_subscribe(bus, names[0]), await may_publish(bus, names[1])
+        assert watches is reads is (bucket.name in READS.get(role, ()))
+        assert await may_publish(bus, names[0]) is (bucket.name in WRITES.get(role, ()))
+        others = ("STREAM.DELETE", "STREAM.PURGE", "STREAM.MSG.DELETE", "STREAM.SNAPSHOT", "CONSUMER.CREATE")
+        assert not [other for other in others if await may_publish(bus, f"$JS.API.{other}.KV_{bucket.name}")]
+    assert not await may_publish(bus, "$JS.API.STREAM.CREATE.KV_other")
+    if role in READS:
+        async with asyncio.timeout(5), contextlib.aclosing(bus.key_value(PLAN, AbortRequest).watch("key")) as watch:
+            entry = await anext(watch)
+            assert entry is not None
+            assert entry.value == MESSAGE
 
 
 async def test_a_queue_group_makes_no_difference_to_a_refusal(connect: Connect):

@@ -1,11 +1,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.policy.prefill import Waiting, next_prefill_batch
+from shared.policy.prefill import next_prefill_batch
 
 
 def batch(*tokens: int, limit: int = 512, free: int = 1000) -> int:
-    return next_prefill_batch([Waiting(t, -(-t // 16)) for t in tokens], limit, free)
+    return next_prefill_batch([(t, -(-t // 16)) for t in tokens], limit, free)
 
 
 def test_short_prompts_are_packed_up_to_the_compute_bound_length():
@@ -23,11 +23,11 @@ def test_nobody_overtakes_a_prompt_that_does_not_fit_into_the_free_blocks():
 
 @given(st.lists(st.integers(1, 1500), max_size=12), st.integers(1, 1024), st.integers(0, 200))
 def test_a_batch_is_a_prefix_within_both_limits_and_as_long_as_they_allow(tokens: list[int], limit: int, free: int):
-    queue = [Waiting(t, -(-t // 16)) for t in tokens]
+    queue = [(t, -(-t // 16)) for t in tokens]
     count = next_prefill_batch(queue, limit, free)
     taken = queue[:count]
-    assert sum(w.blocks for w in taken) <= free
-    assert count <= 1 or sum(w.tokens for w in taken) <= limit
+    assert sum(blocks for _, blocks in taken) <= free
+    assert count <= 1 or sum(length for length, _ in taken) <= limit
     if count < len(queue):
         more = queue[: count + 1]
-        assert sum(w.blocks for w in more) > free or (count > 0 and sum(w.tokens for w in more) > limit)
+        assert sum(blocks for _, blocks in more) > free or (count > 0 and sum(length for length, _ in more) > limit)

@@ -1,4 +1,4 @@
-from shared.policy.presence import Presence
+from shared.policy.presence import DEAF_SECONDS, Echo, Presence
 from shared.specs.ids import InstanceId
 
 
@@ -25,3 +25,13 @@ def test_after_a_time_in_which_nobody_could_be_heard_everybody_has_the_whole_lim
     presence.pardon(now=10.0)
     assert presence.lost(now=12.9) == []
     assert presence.lost(now=13.1) == ["decode-1"]
+
+
+def test_who_does_not_hear_its_own_beats_is_deaf_until_one_comes_back():
+    echo = Echo()
+    assert not echo.deaf(100.0)
+    assert not echo.heard(100.0)
+    assert not echo.deaf(99.9 + DEAF_SECONDS)
+    assert echo.deaf(100.1 + DEAF_SECONDS)
+    assert echo.heard(103.0)
+    assert not echo.deaf(103.0)

@@ -29,3 +29,10 @@ def test_a_flag_is_on_or_off():
     assert Environment({"DISTSERVE_X": "on"}).flag("X", False)
     with pytest.raises(BadSetting):
         Environment({"DISTSERVE_X": "maybe"}).flag("X", False)
+
+
+def test_numbers_are_separated_by_commas():
+    assert Environment({"DISTSERVE_CORES": "0, 2,3"}).integers("CORES") == (0, 2, 3)
+    assert Environment({}).integers("CORES") == ()
+    with pytest.raises(BadSetting, match="DISTSERVE_CORES='0-3'"):
+        Environment({"DISTSERVE_CORES": "0-3"}).integers("CORES")
