@@ -89,6 +89,10 @@ class Ledger:
         """Blocks in `state`."""
         return sum(len(holding.blocks) for holding in self._holdings.values() if holding.state is state)
 
+    def counts(self) -> tuple[tuple[str, int], ...]:
+        """(state, blocks) of every state that any block is in."""
+        return tuple((state.value, blocks) for state in State if (blocks := self.count(state)))
+
     def take(self, owner: Owner, count: int, state: State) -> list[BlockId]:
         """`count` blocks for a new owner, or OutOfBlocks and nothing taken."""
         if owner in self._holdings:

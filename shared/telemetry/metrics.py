@@ -168,6 +168,8 @@ class SchedulerMetrics(ServiceMetrics):
         self.dispatched = self._counter("distserve_scheduler_dispatched_total", "Stages started", "role")
         self.interrupted = self._counter("distserve_requests_interrupted_total", "Requests whose holder was lost")
         self.instances = self._gauge("distserve_instances", "Known instances", "role", "state")
+        self.plan_epoch = self._gauge("distserve_plan_epoch", "Of the plan that holds; 0: none was made")
+        self.leads = self._gauge("distserve_scheduler_leads", "1: this scheduler leads, 0: it stands by")
         self._refused = self._counter("distserve_scheduler_refused_total", "Requests refused", "reason")
 
     def refused(self, reason: RefusalReason) -> None:

@@ -82,8 +82,9 @@ class Transport(Protocol):
     ) -> None:
         """Send `buffers` into the receives that `peer` posted under `transfer` at `address`: same order, same sizes.
 
-        Returns when the peer has them all. After TransferFailed or a cancellation the peer may still read: the memory
-        must stay as it is until the peer says that it is done, or its own deadline has surely passed.
+        Returns when the transport calls them all sent. Only the peer's own word says that it has them: UCX also calls
+        sent what a receiver drops that gives up just then. After TransferFailed or a cancellation the peer may still
+        read: the memory must stay as it is until the peer says that it is done, or its own deadline has surely passed.
         """
         ...
 

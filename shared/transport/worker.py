@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from shared.transport.transfer import Message, MessageFailed
+from shared.transport.ucp import drop_unexpected
 
 log = structlog.get_logger()
 
@@ -80,6 +81,7 @@ class UcxWorker:
             if handle is None:
                 return
             await asyncio.to_thread(handle.stop_progress_thread)
+            drop_unexpected(handle.handle)
             unended = list(self._held)
             self._held.clear()
             handle.stop_request_notifier_thread()

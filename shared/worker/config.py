@@ -16,6 +16,7 @@ class InstanceConfig:
     served_model: str  # the name clients use
     transfer_seconds: float  # deadline of one KV transfer
     drain_seconds: float  # on SIGTERM: how long running requests may take to finish here
+    step_seconds: float  # a step that takes longer hangs
     gpu_claim_folder: Path | None = None  # where the GPUs of this machine are shared out, if they are
     health_file: Path | None = None  # for `python -m shared.worker.health`
 
@@ -31,7 +32,9 @@ class InstanceConfig:
             model=model,
             device=env.text("DEVICE", "cpu"),
             dtype=env.choice("DTYPE", "auto", ("auto", "float32", "bfloat16", "float16")),
+            quantization=env.choice("QUANTIZATION", "none", ("none", "int8")),
             threads=env.integer("THREADS", 0),
+            cores=env.integers("CORES"),
             blocks=env.integer("KV_BLOCKS", 0) or None,
             block_tokens=env.integer("BLOCK_TOKENS", 16, least=1, most=1024),
             max_model_tokens=env.integer("MAX_MODEL_TOKENS", 0) or None,
@@ -42,6 +45,7 @@ class InstanceConfig:
             served_model=env.text("SERVED_MODEL_NAME", model.rstrip("/").rpartition("/")[2]),
             transfer_seconds=env.number("TRANSFER_TIMEOUT", 10.0, least=0.1),
             drain_seconds=env.number("DRAIN_TIMEOUT", 30.0),
+            step_seconds=env.number("STEP_TIMEOUT", 60.0, least=0.1),
             gpu_claim_folder=env.path("GPU_CLAIM_DIR"),
             health_file=env.path("HEALTH_FILE"),
         )

@@ -1,6 +1,7 @@
 """Start and end of a service process."""
 
 import asyncio
+import gc
 import os
 import signal
 
@@ -26,6 +27,16 @@ def stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop_or_die)
     return stop
+
+
+def keep_what_is_loaded() -> None:
+    """Modules and models stay: never look for garbage among them again.
+
+    There are about a hundred thousand objects in a service, and to look through them all stops it for tens of
+    milliseconds, with every stream that it serves.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def missing(bus: Bus, *, draining: bool, broken: str) -> list[str]:

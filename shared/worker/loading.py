@@ -22,12 +22,23 @@ def load_engine(settings: EngineSettings) -> Engine:
             bar.update(done - bar.n)
 
         engine = Engine.load(settings, progress)
+    wanted = settings.max_model_tokens
+    if wanted is not None and wanted > engine.max_model_tokens:
+        log.warning(
+            "max_model_tokens_not_met",
+            wanted=wanted,
+            served=engine.max_model_tokens,
+            model_was_made_for=engine.spec.max_positions,
+            kv_pool_holds=engine.blocks * engine.block_tokens,
+        )
     log.info(
         "model_loaded",
         seconds=round(time.perf_counter() - started, 2),
         kv_blocks=engine.blocks,
         kv_bytes=engine.blocks * engine.cache.block_bytes,
         kv_format=engine.kv_format,
+        quantization=settings.quantization,
         max_model_tokens=engine.max_model_tokens,
+        decode_graphs=engine.no_graphs_because or "captured",
     )
     return engine

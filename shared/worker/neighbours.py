@@ -8,13 +8,12 @@ import structlog
 
 from shared.bus.interface import Bus, Subscription
 from shared.messages.instances import Beat
-from shared.policy.presence import Presence
+from shared.policy.presence import Echo, Presence
 from shared.specs.ids import InstanceId
 
 log = structlog.get_logger()
 
 LOST_SECONDS = 4.0  # three beats missed and the fourth overdue
-DEAF_SECONDS = 2.5  # without a beat of our own: then it is us, or the bus, and nobody else's silence counts
 SWEEP_SECONDS = 0.25
 
 
@@ -30,7 +29,7 @@ class Neighbours:
     ) -> None:
         self._greet, self._on_lost, self._on_beat = greet, on_lost, on_beat
         self._instance = instance
-        self._heard_ourselves_at = float("-inf")
+        self._echo = Echo()
         self._presence = Presence(LOST_SECONDS)
 
     async def listen(self, bus: Bus) -> Subscription:
@@ -44,7 +43,7 @@ class Neighbours:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = time.monotonic()
-            if now - self._heard_ourselves_at > DEAF_SECONDS:
+            if self._echo.deaf(now):
                 self._presence.pardon(now)
             for instance in self._presence.lost(now):
                 log.warning("neighbour_lost", neighbour=instance)
@@ -52,7 +51,7 @@ class Neighbours:
 
     async def _heard(self, beat: Beat) -> None:
         if beat.instance == self._instance:
-            self._heard_ourselves_at = time.monotonic()
+            self._echo.heard(time.monotonic())
             return
         if beat.instance not in self._presence:
             self._greet()

@@ -1,6 +1,6 @@
 """How fast KV moves between two processes, against a plain copy in the same run, and what the event loop feels of it.
 
-    python -m tests.bench.bench_kv_transport [--device cpu|0] [--rounds 10]
+    python -m tests.bench.bench_kv_transport [--device cpu|0] [--peer-device 1] [--rounds 10]
 
 Settings of UCX can be given in the environment, for instance UCX_TLS=tcp.
 """
@@ -35,23 +35,26 @@ class Figures:
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", help="cpu, or the number of a GPU")
+    parser.add_argument("--peer-device", help="where the KV comes from", default=None)
     parser.add_argument("--rounds", type=int, default=10)
     arguments = parser.parse_args()
     device: str = arguments.device
+    peer_device: str = arguments.peer_device or device
     print(
         f"{'messages':>18} {'over':>9} {'pull GB/s':>10} {'move GB/s':>10} {'copy GB/s':>10} {'ratio':>6}  loop lag ms"
     )
-    async with UcxTransport(None if device == "cpu" else int(device)) as transport, PeerProcess(device) as peer:
+    async with UcxTransport(None if device == "cpu" else int(device)) as transport, PeerProcess(peer_device) as peer:
         for messages, size in SHAPES:
-            figures = await measure(transport, peer, messages, size, device, arguments.rounds)
+            figures = await measure(transport, peer, messages, size, (device, peer_device), arguments.rounds)
             report(messages, size, figures)
 
 
 async def measure(
-    transport: UcxTransport, peer: PeerProcess, messages: int, size: int, device: str, rounds: int
+    transport: UcxTransport, peer: PeerProcess, messages: int, size: int, devices: tuple[str, str], rounds: int
 ) -> Figures:
     expected = content(messages * size)
-    memory, source = place(np.zeros(messages * size, np.uint8), device), place(expected.copy(), device)
+    memory = place(np.zeros(messages * size, np.uint8), devices[0])
+    source = place(expected.copy(), devices[1])  # for the plain copy: from where the peer has it
     buffers = [memory[i * size : (i + 1) * size] for i in range(messages)]
     figures = Figures()
 

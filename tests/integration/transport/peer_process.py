@@ -5,31 +5,39 @@ import json
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import numpy as np
 
 from shared.specs.ids import InstanceId
 from shared.transport.interface import Buffer, TransportError
+from shared.transport.transfer import Message
 from shared.transport.ucx import UcxTransport
 
 NAME = InstanceId("prefill-0000beef")
 PULLER = InstanceId("decode-00000001")
 ANSWER_SECONDS = 30.0
+HESITATION_SECONDS = 0.1
 
 
 class PeerProcess:
-    """The parent's side. As a context manager it leaves no process behind. `device`: "cpu", or the number of a GPU."""
+    """The parent's side. As a context manager it leaves no process behind.
 
-    def __init__(self, device: str = "cpu") -> None:
+    `device`: "cpu", or the number of a GPU. `manner`: "hesitant" is a peer that sends the outline of a transfer, a
+    moment later the rest, and then hangs.
+    """
+
+    def __init__(self, device: str = "cpu", manner: str = "") -> None:
         self.name = NAME
         self.address = b""
-        self._device = device
+        self._arguments = (device, manner)
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", __name__, self._device),
+            *(sys.executable, "-m", __name__, *self._arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
@@ -60,9 +68,13 @@ class PeerProcess:
         assert self._process.stdout is not None
         return json.loads(await asyncio.wait_for(self._process.stdout.readline(), ANSWER_SECONDS))
 
-    def signal(self, number: signal.Signals) -> None:
+    @property
+    def pid(self) -> int:
         assert self._process is not None
-        os.kill(self._process.pid, number)
+        return self._process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
 
 
 def content(size: int) -> np.ndarray:
@@ -70,10 +82,25 @@ def content(size: int) -> np.ndarray:
     return np.resize(np.arange(1, 252, dtype=np.uint8), size)
 
 
-async def serve(device: str) -> None:
+class HesitantUcx(UcxTransport):
+    """Few messages, so that all are posted at once."""
+
+    def _posts(
+        self, post: Callable[[Any, int], Message], transfer: int, promised: np.ndarray, arrays: list[Any]
+    ) -> Iterator[Message]:
+        for index, message in enumerate(super()._posts(post, transfer, promised, arrays)):
+            yield message
+            if index == 0:
+                time.sleep(HESITATION_SECONDS)
+        time.sleep(HESITATION_SECONDS)  # for the progress thread to put them on the wire
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+async def serve(device: str, manner: str) -> None:
     loop = asyncio.get_running_loop()
     memory = place(content(1), device)
-    async with UcxTransport(None if device == "cpu" else int(device)) as transport:
+    kind = HesitantUcx if manner == "hesitant" else UcxTransport
+    async with kind(None if device == "cpu" else int(device)) as transport:
         _say(transport.address.hex())
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             address, transfer, pieces, piece_bytes, distinct_pieces = json.loads(line)
@@ -109,4 +136,4 @@ def _say(answer: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1]))
+    asyncio.run(serve(*sys.argv[1:]))

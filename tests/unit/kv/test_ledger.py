@@ -38,6 +38,14 @@ def test_blocks_released_in_the_middle_of_a_transfer_are_free_only_when_it_has_e
     assert ledger.free == 2
 
 
+def test_blocks_are_counted_by_state_and_states_without_any_are_left_out():
+    ledger = Ledger(8)
+    assert ledger.counts() == ()
+    ledger.take(A, 3, State.RESERVED)
+    ledger.take(B, 2, State.COMPUTING)
+    assert dict(ledger.counts()) == {"reserved": 3, "computing": 2}
+
+
 def test_releasing_twice_changes_nothing():
     ledger = Ledger(2)
     ledger.take(A, 1, State.RESERVED)

@@ -46,6 +46,19 @@ def test_without_a_start_spans_go_nowhere_and_the_context_still_travels():
     assert traces.current_headers() == {}
 
 
+def test_within_another_context_the_current_one_is_gone_and_comes_back():
+    first, second = (
+        traces.context_from({"traceparent": f"00-{digit * 32}-00f067aa0ba902b7-01"}) for digit in ("1", "2")
+    )
+    with traces.within(first):
+        outside = traces.current_headers()
+        for inner in (second, Context(), first):
+            with traces.within(inner):
+                assert (traces.current_headers() == outside) == (inner is first)
+            assert traces.current_headers() == outside
+    assert traces.current_headers() == {}
+
+
 def test_headers_that_are_no_trace_context_give_an_empty_one():
     for headers in ({}, {"traceparent": "garbage"}, {"traceparent": "00-0-0-00"}, {"other": "x"}):
         assert not trace.get_current_span(traces.context_from(headers)).get_span_context().is_valid
