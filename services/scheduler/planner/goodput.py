@@ -4,12 +4,15 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from services.scheduler.simulator.simdistserve import simulate_as_authors
 from services.scheduler.simulator.simulation import Setup, simulate
 from services.scheduler.simulator.targets import Targets
 from services.scheduler.simulator.workload import Trace
 
 MOST_DOUBLINGS = 24
+FIRST_STEP = 1.3  # from the guess to the next rate
 LIFETIMES = 2
 LEAST_REQUESTS = 300
 # Two-sided 95 % of Student's t by degrees of freedom.
@@ -40,7 +43,7 @@ class Goodput:
 
 
 def keeps(setup: Setup, trace: Trace, rate: float, promise: Promise) -> bool:
-    """Whether the promise holds for `trace` (mean rate 1/s) at `rate`. Stops as soon as it is lost."""
+    """Whether the promise holds for `trace` (mean rate 1/s) at `rate`. Stops as soon as that is clear."""
     allowed = math.floor((1 - promise.share) * len(trace) + 1e-9)
     targets = Targets(promise.ttft, promise.tpot, allowed)
     simulate(setup, trace.stretched(1 / rate), targets)
@@ -69,6 +72,8 @@ def highest_rate(
     tolerance: float = 0.02,
     most: float = math.inf,
     least: int = LEAST_REQUESTS,
+    *,
+    first_step: float = FIRST_STEP,
 ) -> tuple[float, int]:
     """(rate, simulations): a bracket that widens from `guess` until it holds the answer, then bisection.
 
@@ -83,27 +88,43 @@ def highest_rate(
         simulations += 1
         return keeps(setup, long_enough(trace, rate, promise, least), rate, promise)
 
-    low, high, factor = 0.0, math.inf, 1.3
+    return search_rate(kept, guess, tolerance, most, first_step=first_step), simulations
+
+
+def search_rate(
+    kept: Callable[[float], bool],
+    guess: float,
+    tolerance: float,
+    most: float = math.inf,
+    least: float = 0.0,
+    *,
+    first_step: float = FIRST_STEP,
+) -> float:
+    """The highest rate that is `kept`: a bracket that widens from `guess` until it holds the answer, then bisection.
+
+    0 if none from `least` on is. `first_step`: how far from the guess it looks next.
+    """
+    low, high, factor = 0.0, math.inf, first_step
     rate = min(guess, most)
     for _ in range(MOST_DOUBLINGS):
         if kept(rate):
             low, rate = rate, min(rate * factor, most)
             if low == most:
-                return most, simulations
+                return most
         else:
             high, rate = rate, rate / factor
-        if low and high < math.inf:
+        if (low and high < math.inf) or rate < least:
             break
-        factor = min(4.0, factor * 1.3)
+        factor = min(4.0, max(factor * factor, factor * 1.3))
     if not low or high == math.inf:
-        return low, simulations
+        return low
     while high > low * (1 + tolerance):
         middle = math.sqrt(low * high)
         if kept(middle):
             low = middle
         else:
             high = middle
-    return low, simulations
+    return low
 
 
 def goodput(
@@ -126,6 +147,23 @@ def goodput(
         rate, count = highest_rate(setup, trace, promise, start, tolerance, most, least)
         rates.append(rate)
         simulations += count
+    return over_seeds(rates, simulations)
+
+
+def goodput_as_authors(setup: Setup, traces: Sequence[Trace], promise: Promise, tolerance: float = 0.02) -> Goodput:
+    """By the rules of the authors' simulator."""
+    asked: list[float] = []
+
+    def kept(trace: Trace, rate: float) -> bool:
+        asked.append(rate)
+        joint = simulate_as_authors(setup, trace.stretched(1 / rate)).attainment(promise.ttft, promise.tpot)["joint"]
+        return joint >= promise.share
+
+    rates = [search_rate(partial(kept, trace), first_guess(setup, trace, promise), tolerance) for trace in traces]
+    return over_seeds(rates, len(asked))
+
+
+def over_seeds(rates: Sequence[float], simulations: int = 0) -> Goodput:
     half_width = None
     if len(rates) > 1:
         factor = STUDENT.get(len(rates) - 1, 1.96)
@@ -134,15 +172,23 @@ def goodput(
 
 
 def first_guess(setup: Setup, trace: Trace, promise: Promise) -> float:
-    """Where the search for the rate begins: 70 % of what the slower phase can do at best."""
+    """Where the search for the rate begins: what the slower phase can do at best, by the mean lengths."""
     prompt, answer = statistics.fmean(trace.inputs), statistics.fmean(trace.outputs)
-    prefill, decode = setup.placement.prefill or setup.placement.decode, setup.placement.decode
+    prefill = setup.placement.prefill or setup.placement.decode
     a, b, c = setup.model.times[prefill.tp].prefill
     seconds = (a + b * prompt + c * prompt * prompt) / 1000 / prefill.pp
-    bounds = [] if setup.free_prefill else [prefill.count / seconds]
-    a, b, c = setup.model.times[decode.tp].decode_large
-    batch = (promise.tpot * 1000 - a) / (b * (prompt + answer / 2) + c) * decode.pp
-    if answer > 1 and math.isfinite(batch):
-        room = setup.model.kv_capacity(decode.tp, decode.pp, setup.profile.memory_bytes) / (prompt + answer)
-        bounds.append(decode.count * max(1.0, min(batch, room)) / (answer * promise.tpot))
-    return 0.7 * min(bounds, default=1.0)
+    bounds = [] if setup.free_prefill else [0.7 * prefill.count / seconds]  # at more the queue is too long for a TTFT
+    if answer > 1:
+        bounds.append(_decode_rate(setup, prompt + answer / 2, promise.tpot) / answer)
+    return min(bounds, default=1.0)
+
+
+def _decode_rate(setup: Setup, context: float, tpot: float) -> float:
+    """Tokens per second with as many sequences as memory holds and a step may take."""
+    group, (a, b, c) = setup.placement.decode, setup.model.times[setup.placement.decode.tp].decode_large
+    fixed = a + setup.profile.overhead.iteration_ms
+    each = b * context + c  # milliseconds a step for every sequence
+    room = setup.model.kv_capacity(group.tp, group.pp, setup.profile.memory_bytes) / context
+    in_time = (tpot * 1000 - fixed) / each * group.pp if math.isfinite(tpot) else math.inf
+    batch = max(1.0, min(room, in_time))
+    return group.count * batch / (fixed + each * batch / group.pp) * 1000

@@ -4,7 +4,8 @@ from concurrent.futures import Executor
 from typing import Any
 
 from services.scheduler.planner.explain import explain
-from services.scheduler.planner.search import Found, Question, copies_for, search
+from services.scheduler.planner.question import Question
+from services.scheduler.planner.search import Found, copies_for, search
 from services.scheduler.simulator.placement import Group, Placement
 
 NEARLY = 0.05  # colocated within this much of the best is worth a word: it is simpler
@@ -63,12 +64,14 @@ def _instances(best: Found, units: int, question: Question) -> dict[str, Any]:
     def of(group: Group) -> dict[str, int]:
         return {"count": units * group.count, "tp": group.tp, "pp": group.pp}
 
-    prefill, decode = best.placement.prefill, best.placement.decode
-    settings = {"DISTSERVE_MAX_BATCH": best.policy.max_batch}
-    if prefill is not None:
-        settings["DISTSERVE_PREFILL_BATCH_TOKENS"] = (
-            best.policy.batch_tokens or question.model.times[prefill.tp].batch_tokens
-        )
+    prefill, decode, policy = best.placement.prefill, best.placement.decode, best.policy
+    chunked = prefill is None and policy.order == "chunked"
+    computing = (prefill or decode).tp  # who prefills
+    batch_tokens = policy.batch_tokens or question.model.times[computing].batch_tokens
+    settings = {
+        "DISTSERVE_MAX_BATCH": policy.max_batch,
+        "DISTSERVE_PREFILL_BATCH_TOKENS": policy.chunk_tokens if chunked else batch_tokens,
+    }
     return {
         "prefill": of(prefill) if prefill else None,
         "decode": of(decode),

@@ -1,12 +1,17 @@
 """Iteration times of one instance in seconds, from its profile."""
 
+from functools import cache
+
 from services.scheduler.simulator.profile import Coefficients, Overhead
 
 
 class Latency:
     """One instance of shape (tp, pp). Its stages share the layers evenly; `send_seconds` is the way between two."""
 
-    __slots__ = ("_large", "_large_batch", "_small", "a", "b", "c", "iteration", "per_context", "pp", "send", "stage")
+    __slots__ = (
+        *("_large", "_large_batch", "_small"),
+        *("a", "b", "c", "decode", "iteration", "per_context", "pp", "send", "stage"),
+    )
 
     def __init__(self, times: Coefficients, overhead: Overhead, pp: int, send_seconds: float) -> None:
         self.pp, self.send = pp, send_seconds
@@ -16,23 +21,27 @@ class Latency:
         self._small = _seconds(times.decode_small)
         self._large = _seconds(times.decode_large)
         self._large_batch = times.large_batch
+        self.decode = cache(self._round)
 
     def prefill_stages(self, tokens: int, squares: int) -> tuple[float, float]:
         """(first stage, each later stage) of a batch with that many tokens and sum of squared lengths."""
         later = (self.a + self.b * tokens + self.c * squares) / self.pp + self.stage
         return later + self.iteration + self.per_context * tokens, later
 
-    def decode(self, requests: int) -> tuple[float, float]:
+    def _round(self, requests: int) -> tuple[float, float]:
         """One round of all micro-batches takes first + second * (sum of contexts).
 
-        The requests are divided evenly over as many micro-batches as there are stages; a round lasts as long as the
-        largest of them needs for all stages.
+        The requests are divided evenly over as many micro-batches as there are stages. A round lasts as long as the
+        largest of them needs for all stages, or as the first stage, which has the engine's overhead, needs for all.
         """
         largest = -(-requests // self.pp)
         a, b, c = self._small if largest < self._large_batch else self._large
         share = largest / requests
-        fixed = a + c * largest + self.iteration + (self.pp - 1) * self.send
-        return fixed, (b + self.per_context) * share
+        batches = min(requests, self.pp)
+        through = a + c * largest + self.iteration + (self.pp - 1) * self.send
+        first_stage = batches * ((a + c * largest) / self.pp + self.iteration)
+        each = max(b + self.per_context, batches * (b / self.pp + self.per_context)) * share
+        return max(through, first_stage), each
 
     def mixed(self, requests: int, context: int, chunks: list[tuple[int, int]]) -> float:
         """A step of `requests` decoding ones with `context` tokens and chunks (tokens computed before, new tokens).

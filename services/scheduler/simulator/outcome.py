@@ -3,25 +3,42 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from services.scheduler.simulator.decode import DecodeInstance
 from services.scheduler.simulator.placement import Placement
 from services.scheduler.simulator.prefill import PrefillInstance
 from services.scheduler.simulator.records import Records
-from shared.messages.instances import Load
+from services.scheduler.simulator.world import Seen
 
 STAGES = ("prefill_queue", "prefill", "transfer", "decode_queue", "decode")
 PERCENTILES = (50, 90, 99)
 
 
-class Outcome:
-    """Instants of every request as arrays of seconds; what never happened is infinite."""
+Seconds = NDArray[np.float64]
+
+
+class Attained:
+    """TTFT and TPOT of every request, seconds; what never happened is infinite."""
+
+    def __init__(self, ttft: Seconds, tpot: Seconds) -> None:
+        self.ttft, self.tpot = ttft, tpot
+
+    def attainment(self, ttft_seconds: float, tpot_seconds: float) -> dict[str, float]:
+        """Shares of all requests; a refused one has missed everything."""
+        in_time, steady = self.ttft <= ttft_seconds, self.tpot <= tpot_seconds
+        joint = in_time & steady
+        return {"ttft": float(in_time.mean()), "tpot": float(steady.mean()), "joint": float(joint.mean())}
+
+
+class Outcome(Attained):
+    """What happened to every request, and how full everything was."""
 
     def __init__(
         self,
         records: Records,
         placement: Placement,
-        samples: list[tuple[float, int, list[Load]]],
+        samples: list[tuple[float, int, list[Seen]]],
         prefills: list[PrefillInstance],
         decodes: list[DecodeInstance],
     ) -> None:
@@ -31,15 +48,9 @@ class Outcome:
         last, steps = np.array(records.last_at), np.array(records.trace.outputs) - 1
         self.ended = np.isfinite(last)
         self.seconds = float(last[self.ended].max(initial=0.0))
-        self.ttft = first - arrivals
-        self.tpot = np.full(len(steps), np.inf)
-        self.tpot[self.ended] = (last - np.where(self.ended, first, 0.0))[self.ended] / np.maximum(1, steps[self.ended])
-
-    def attainment(self, ttft_seconds: float, tpot_seconds: float) -> dict[str, float]:
-        """Shares of all requests; a refused one has missed everything."""
-        in_time, steady = self.ttft <= ttft_seconds, self.tpot <= tpot_seconds
-        joint = in_time & steady
-        return {"ttft": float(in_time.mean()), "tpot": float(steady.mean()), "joint": float(joint.mean())}
+        tpot = np.full(len(steps), np.inf)
+        tpot[self.ended] = (last - np.where(self.ended, first, 0.0))[self.ended] / np.maximum(1, steps[self.ended])
+        super().__init__(first - arrivals, tpot)
 
     def summary(self) -> dict[str, Any]:
         ended = self.ended
@@ -48,8 +59,8 @@ class Outcome:
             "refused": self._records.refused,
             "preemptions": self._records.preemptions,
             "makespan_s": self.seconds,
-            "ttft_s": _spread(self.ttft[np.isfinite(self.ttft)]),
-            "tpot_s": _spread(self.tpot[ended]),
+            "ttft_s": spread_of(self.ttft[np.isfinite(self.ttft)]),
+            "tpot_s": spread_of(self.tpot[ended]),
             "stages": self._stages(),
             "utilisation": self._utilisation(),
         }
@@ -88,7 +99,7 @@ class Outcome:
         return max((1 - load.free_blocks / blocks for load in loads), default=0.0)
 
 
-def _spread(values: "np.ndarray[Any, np.dtype[np.float64]]") -> dict[str, float]:
+def spread_of(values: Seconds) -> dict[str, float]:
     if not len(values):
         return {}
     found = {f"p{p}": float(np.percentile(values, p)) for p in PERCENTILES}

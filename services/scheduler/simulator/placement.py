@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+MOST_INSTANCES = 1024  # of a shape
 _GROUP = re.compile(r"(?:(\d+)\s*x\s*)?tp(\d+)(?:\s*,\s*pp(\d+))?")
 
 
@@ -56,4 +57,6 @@ def _group(text: str, whole: str) -> Group:
     count, tp, pp = (int(number or 1) for number in found.groups())
     if min(count, tp, pp) < 1:
         raise BadPlacement(f"{whole!r}: every number must be at least 1")
+    if count > MOST_INSTANCES:
+        raise BadPlacement(f"{whole!r}: more than {MOST_INSTANCES} instances are not simulated")
     return Group(count, tp, pp)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class ModelProfile:
             raise BadProfile(f"{self.name} has no figures for tensor parallelism {tp} (known: {known})")
         if pp > self.layers:
             raise BadProfile(f"{self.name} has {self.layers} layers: {pp} pipeline stages are too many")
+        if self.layers % pp:
+            raise BadProfile(f"{self.name}: {self.layers} layers cannot be shared evenly by {pp} stages")
         if self.weight_bytes >= memory_bytes * tp * pp:
             what = f"{self.weight_bytes / 1e9:.0f} GB of weights on {tp * pp} x {memory_bytes / 1e9:.0f} GB"
             raise BadProfile(f"{self.name} does not fit: {what}")
@@ -84,6 +86,7 @@ class Profile:
     memory_bytes: int  # of one device
     link_gigabytes_per_second: float  # between devices of a node
     hop_ms: float  # of the control plane, one way
+    transfer_setup_ms: float  # of a transfer of KV, however small
     overhead: Overhead
     models: dict[str, ModelProfile]
 
@@ -110,7 +113,7 @@ def load_profile(name_or_file: str) -> Profile:
         raise BadProfile(f"profile {path} is not JSON: {error}") from error
     try:
         return _profile(data, path.stem)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, BadProfile):
             raise
         raise BadProfile(f"profile {path} is not complete: {error!r}") from error
@@ -127,20 +130,23 @@ def _profile(data: dict[str, Any], name: str) -> Profile:
         memory_bytes=int(device["memory_bytes"]),
         link_gigabytes_per_second=float(device["link_gigabytes_per_second"]),
         hop_ms=float(data.get("hop_ms", 0.0)),
+        transfer_setup_ms=float(data.get("transfer_setup_ms", 0.0)),
         overhead=Overhead(**data.get("overhead", {})),
         models={key: _model(key, value) for key, value in data["models"].items()},
     )
     if not profile.models:
         raise BadProfile(f"profile {name} has no model")
-    if profile.memory_bytes <= 0 or profile.link_gigabytes_per_second <= 0 or profile.hop_ms < 0:
-        raise BadProfile(f"profile {name}: memory and link must be positive, hop_ms not negative")
+    positive = (profile.memory_bytes, profile.link_gigabytes_per_second)
+    others = (profile.hop_ms, profile.transfer_setup_ms, *astuple(profile.overhead))
+    if not all(0 < value < math.inf for value in positive) or not all(0 <= value < math.inf for value in others):
+        raise BadProfile(f"profile {name}: memory and link must be positive, hops, transfers and overhead not negative")
     return profile
 
 
 def _model(name: str, data: dict[str, Any]) -> ModelProfile:
     times = {int(tp): _coefficients(name, tp, value) for tp, value in data["parallel"].items()}
-    if not times:
-        raise BadProfile(f"{name} has no figures for any tensor parallelism")
+    if not times or min(times) < 1:
+        raise BadProfile(f"{name} has no figures for any tensor parallelism, or for one below 1")
     kv_tokens = {}
     for key, tokens in data.get("kv_tokens", {}).items():
         tp, pp = (int(part) for part in key.split(","))
@@ -165,10 +171,11 @@ def _model(name: str, data: dict[str, Any]) -> ModelProfile:
 def _coefficients(name: str, tp: str, data: dict[str, Any]) -> Coefficients:
     def three(key: str) -> tuple[float, float, float]:
         a, b, c = (float(value) for value in data[key])
-        if a <= 0 or b < 0:
-            raise BadProfile(f"{name} tp{tp}: {key} = {a}, {b}, {c}: times must grow with work")
+        if not (0 < a < math.inf and 0 <= b < math.inf and abs(c) < math.inf):
+            raise BadProfile(f"{name} tp{tp}: {key} = {a}, {b}, {c}: times must grow with work and be finite")
         return a, b, max(0.0, c)  # a negative quadratic term is an artefact of a fit
 
-    return Coefficients(
-        three("prefill_ms"), three("decode_small_ms"), three("decode_large_ms"), int(data["large_batch"])
-    )
+    large_batch = int(data["large_batch"])
+    if large_batch < 1:
+        raise BadProfile(f"{name} tp{tp}: large_batch = {large_batch}: batches have at least 1 request")
+    return Coefficients(three("prefill_ms"), three("decode_small_ms"), three("decode_large_ms"), large_batch)

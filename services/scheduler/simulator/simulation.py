@@ -1,6 +1,11 @@
 """A placement serving a trace: builds the instances, runs the clock, sums up."""
 
+import gc
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import add
 
 from services.scheduler.simulator.decode import DecodeInstance
 from services.scheduler.simulator.latency import Latency
@@ -49,14 +54,14 @@ class Setup:
         for group in (self.placement.prefill, self.placement.decode):
             if group is not None:
                 self.model.check(group.tp, group.pp, self.profile.memory_bytes)
-        if self.link_gigabytes_per_second is not None and self.link_gigabytes_per_second <= 0:
+        if self.link_gigabytes_per_second is not None and not 0 < self.link_gigabytes_per_second < math.inf:
             raise BadProfile("a link needs more than 0 GB/s")
 
 
 def simulate(setup: Setup, trace: Trace, targets: Targets | None = None) -> Outcome:
-    """Serve the whole trace, or stop as soon as `targets` cannot be met any more."""
+    """Serve the whole trace, or stop as soon as it is clear whether `targets` are met."""
     setup.check()
-    longest = max(prompt + answer for prompt, answer in zip(trace.inputs, trace.outputs, strict=True))
+    longest = max(map(add, trace.inputs, trace.outputs))
     if longest > setup.model.max_tokens:
         raise BadWorkload(
             f"{trace.name} has a request of {longest} tokens, {setup.model.max_tokens} fit {setup.model.name}"
@@ -64,11 +69,25 @@ def simulate(setup: Setup, trace: Trace, targets: Targets | None = None) -> Outc
     profile, model, placement = setup.profile, setup.model, setup.placement
     link = setup.link_gigabytes_per_second or profile.link_gigabytes_per_second
     hop = profile.hop_ms / 1000 if setup.hop_seconds is None else setup.hop_seconds
-    world = World(trace, model.name, hop, link * 1e9, model.kv_bytes_per_token)
+    setup_seconds = profile.transfer_setup_ms / 1000
+    world = World(trace, model.name, hop, link * 1e9, model.kv_bytes_per_token, setup_seconds)
     prefills = _prefills(setup, world) if placement.prefill else []
     decodes = _decodes(setup, world, placement.decode)
-    world.run(targets)
+    with _no_collector():
+        world.run(targets)
     return Outcome(world.records, placement, world.samples, prefills, decodes)
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """A running world makes no cycles: there is nothing for Python to look for."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _latency(setup: Setup, group: Group, free: bool = False) -> Latency:

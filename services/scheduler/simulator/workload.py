@@ -45,6 +45,11 @@ class Trace:
         """The same requests, each arriving at `factor` times its instant: one draw serves every rate."""
         return Trace(self.name, [arrival * factor for arrival in self.arrivals], self.inputs, self.outputs)
 
+    def scaled(self, factor: float) -> "Trace":
+        """The same arrivals with lengths of `factor` times as many tokens, at least 1."""
+        inputs, outputs = ([max(1, round(length * factor)) for length in many] for many in (self.inputs, self.outputs))
+        return Trace(self.name, self.arrivals, inputs, outputs)
+
 
 @dataclass(frozen=True, slots=True)
 class Law:
@@ -101,43 +106,76 @@ def draw(workload: str, count: int, seed: int, cv: float = 1.0) -> Trace:
     return Trace(workload, _arrivals(count, for_gaps, cv), inputs, outputs)
 
 
-def resample(trace: Trace, count: int, seed: int) -> Trace:
+def resample(trace: Trace, count: int, seed: int, cv: float | None = None) -> Trace:
     """New requests like the recorded ones (paper section 4.1), at mean rate 1/s.
 
     Pairs of lengths are drawn from the recorded pairs, which keeps their dependence; gaps from a gamma law with the
-    recorded coefficient of variation.
+    recorded coefficient of variation, or with `cv`.
     """
     for_gaps, for_lengths = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
     picks = for_lengths.integers(0, len(trace), count).tolist()
     inputs, outputs = [trace.inputs[i] for i in picks], [trace.outputs[i] for i in picks]
-    return Trace(f"like {trace.name}", _arrivals(count, for_gaps, trace.cv), inputs, outputs)
+    arrivals = _arrivals(count, for_gaps, trace.cv if cv is None else cv)
+    return Trace(f"like {trace.name}", arrivals, inputs, outputs)
+
+
+def as_recorded(trace: Trace, count: int, seed: int, cv: float | None = None) -> Trace:
+    """The first `count` requests at mean rate 1/s, with the gaps they had, or gamma ones that vary by `cv`."""
+    first = trace.first(count)
+    if cv is not None:
+        for_gaps, _ = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
+        return Trace(trace.name, _arrivals(count, for_gaps, cv), first.inputs, first.outputs)
+    if len(trace) > 1 and not math.isfinite(trace.rate):
+        raise BadWorkload(f"{trace.name}: all requests arrive at one instant, so there is no rate; draw the gaps anew")
+    return first.stretched(trace.rate) if len(trace) > 1 else first
 
 
 def read_trace(path: Path) -> Trace:
-    """A JSON object a line: `arrival_s`, `input_len`, `output_len`. Lengths only: no text."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise BadWorkload(f"trace {path}: {error.strerror}") from error
+    """A JSON object a line: `arrival_s`, `input_len`, `output_len`. Lengths only: no text.
+
+    A folder is what the scheduler records: all its files, and a last line that is still being written is left out.
+    """
     rows: list[tuple[float, int, int]] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            rows.append((float(row["arrival_s"]), int(row["input_len"]), int(row["output_len"])))
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadWorkload(
-                f"trace {path}, line {number}: wanted arrival_s, input_len and output_len ({error!r})"
-            ) from error
-        arrival, prompt, answer = rows[-1]
-        if not math.isfinite(arrival) or prompt < 1 or answer < 1:
-            raise BadWorkload(f"trace {path}, line {number}: lengths of at least 1 and a finite arrival are wanted")
+    for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
+        rows += _rows(file, unfinished=path.is_dir())
     if not rows:
         raise BadWorkload(f"trace {path} is empty")
     rows.sort(key=lambda row: row[0])
     first = rows[0][0]
     return Trace(path.stem, [row[0] - first for row in rows], [row[1] for row in rows], [row[2] for row in rows])
+
+
+def _rows(file: Path, *, unfinished: bool) -> list[tuple[float, int, int]]:
+    """(arrival, input, output) of every line; with `unfinished` without a last line that does not end."""
+    try:
+        text = file.read_text()
+    except OSError as error:
+        raise BadWorkload(f"trace {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadWorkload(f"trace {file} is not text: {error}") from error
+    if unfinished:
+        text = text[: text.rfind("\n") + 1]
+    rows: list[tuple[float, int, int]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            rows.append((float(row["arrival_s"]), _tokens(row["input_len"]), _tokens(row["output_len"])))
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise BadWorkload(
+                f"trace {file}, line {number}: wanted arrival_s, input_len and output_len ({error!r})"
+            ) from error
+        arrival, prompt, answer = rows[-1]
+        if not math.isfinite(arrival) or prompt < 1 or answer < 1:
+            raise BadWorkload(f"trace {file}, line {number}: lengths of at least 1 and a finite arrival are wanted")
+    return rows
+
+
+def _tokens(value: float | str) -> int:
+    if int(value) != float(value):
+        raise ValueError(f"{value} tokens")
+    return int(value)
 
 
 def _fixed(workload: str) -> tuple[int, int]:

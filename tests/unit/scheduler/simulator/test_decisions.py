@@ -2,6 +2,7 @@
 one that is told the same events again."""
 
 import json
+from dataclasses import replace
 from heapq import heappop
 from typing import Any, ClassVar
 
@@ -17,11 +18,12 @@ from services.scheduler.simulator import world as world_module
 from services.scheduler.simulator.decode import DecodeInstance
 from services.scheduler.simulator.latency import Latency
 from services.scheduler.simulator.profile import Coefficients, Overhead
+from services.scheduler.simulator.simulation import simulate
 from services.scheduler.simulator.workload import Trace, draw
 from services.scheduler.simulator.world import World
 from shared.messages.instances import Capacity
 from shared.specs.ids import InstanceId
-from tests.unit.scheduler.simulator.served import serve
+from tests.unit.scheduler.simulator.served import serve, setup
 from tests.unit.scheduler.simulator.stepwise import Stepwise
 
 TIMES = Coefficients((10.0, 0.1, 0.0), (8.0, 0.01, 0.5), (6.0, 0.01, 0.6), 4)
@@ -91,7 +93,7 @@ def test_jumped_steps_end_every_request_when_walked_ones_do(
     ended = {number: time for number, time in enumerate(world.records.last_at) if time != float("inf")}
     assert ended == pytest.approx(plain.ended, rel=1e-9)
     assert world.given_up == [number for number, _ in plain.preempted]
-    assert instance.free_blocks == blocks
+    assert instance.load(float("inf")).free_blocks == blocks
 
 
 class Recording(Dispatcher):
@@ -116,3 +118,30 @@ def test_a_live_dispatcher_decides_the_same_on_the_simulators_events(placement: 
     for told, effects in Recording.log:
         again = from_tagged(json.loads(to_json(tagged(told))), Event)
         assert live.step(again) == effects
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from(["tp1 + tp1", "3x tp1 + 1x tp1", "2x tp1 + 3x tp1", "tp1 colocated", "2x tp1 colocated"]),
+    st.floats(0.5, 40),
+    st.sampled_from([0.0, 0.02]),
+    st.integers(1, 256),
+    st.integers(0, 1000),
+)
+def test_beats_that_are_not_told_would_have_changed_nothing(
+    placement: str, rate: float, hop: float, queue_requests: int, seed: int
+):
+    trace = draw("code", 150, seed, cv=2.0).stretched(1 / rate)
+    how = setup(placement, decode_queue_requests=queue_requests, max_batch=24)
+    how = replace(how, hop_seconds=hop)
+    fewer = simulate(how, trace)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(World, "_to_be_heard", _everybody)
+        all_told = simulate(how, trace)
+    assert fewer.ttft.tolist() == all_told.ttft.tolist()
+    assert fewer.tpot.tolist() == all_told.tpot.tolist()
+
+
+def _everybody(self: Any, now: float) -> list[Any]:
+    self._beats += 1
+    return list(self._instances.values())

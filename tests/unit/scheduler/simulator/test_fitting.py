@@ -26,6 +26,12 @@ def test_small_batches_weigh_as_much_as_large_ones():
     assert max(map(abs, errors[:3])) < 0.05
 
 
+def test_one_variable_is_fitted_as_well_as_two():
+    coefficients, errors = fit([(size,) for size in (1e3, 1e5, 1e7)], [1.0 + size * 2e-7 for size in (1e3, 1e5, 1e7)])
+    assert coefficients == pytest.approx([1.0, 2e-7], rel=1e-6)
+    assert max(map(abs, errors)) < 1e-9
+
+
 def test_two_points_are_too_few():
     with pytest.raises(ValueError, match="2 points"):
         fit([(1, 1), (2, 4)], [1.0, 2.0])

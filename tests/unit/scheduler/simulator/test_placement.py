@@ -17,7 +17,9 @@ def test_a_placement_is_read_and_written_back(text: str, placement: Placement, g
     assert placement.gpus == gpus
 
 
-@pytest.mark.parametrize("text", ["", "tp2", "tp1 + tp1 + tp1", "0x tp1 + tp1", "tp1 + pp2", "two tp1 colocated"])
+@pytest.mark.parametrize(
+    "text", ["", "tp2", "tp1 + tp1 + tp1", "0x tp1 + tp1", "tp1 + pp2", "two tp1 colocated", "9999x tp1 + tp1"]
+)
 def test_anything_else_is_refused(text: str):
     with pytest.raises(BadPlacement):
         parse_placement(text)

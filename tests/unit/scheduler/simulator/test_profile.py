@@ -37,7 +37,9 @@ def test_kv_capacity_is_the_measured_one_or_what_the_weights_leave():
     assert model.kv_capacity(4, 3, 80 << 30) == pytest.approx(331_000, rel=0.05)
 
 
-@pytest.mark.parametrize(("tp", "pp", "reason"), [(5, 1, "no figures"), (1, 1, "no figures"), (2, 99, "64 layers")])
+@pytest.mark.parametrize(
+    ("tp", "pp", "reason"), [(5, 1, "no figures"), (1, 1, "no figures"), (2, 99, "64 layers"), (4, 3, "evenly")]
+)
 def test_a_shape_that_cannot_be_is_refused_with_the_reason(tp: int, pp: int, reason: str):
     with pytest.raises(BadProfile, match=reason):
         load_profile("a100-80g-distserve").model("opt-66b").check(tp, pp, 80 << 30)
@@ -67,8 +69,14 @@ def _change(tmp_path: Path, change: dict[str, Any]) -> str:
         ({"format": 9}, "format 9"),
         ({"models": {}}, "no model"),
         ({"models/opt-13b/parallel/1/prefill_ms": [1.0, -2.0, 0.0]}, "times must grow"),
+        ({"models/opt-13b/parallel/1/decode_small_ms": [float("inf"), 2.0, 0.0]}, "finite"),
+        ({"models/opt-13b/parallel/1/large_batch": 0}, "at least 1 request"),
+        ({"models/opt-13b/parallel/0": {}}, "not complete"),
+        ({"overhead/iteration_ms": -1.0}, "not negative"),
+        ({"device/link_gigabytes_per_second": float("nan")}, "must be positive"),
         ({"models/opt-13b/layers": 0}, "at least 1"),
         ({"models/opt-13b/parallel/1": {}}, "not complete"),
+        ({"transfer_setup_ms": -1.0}, "not negative"),
         ({"device": {"name": "x"}}, "not complete"),
     ],
 )

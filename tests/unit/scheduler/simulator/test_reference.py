@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from services.scheduler.simulator.simdistserve import simulate_as_authors
 from services.scheduler.simulator.simulation import simulate
 from services.scheduler.simulator.workload import Trace, read_trace
 from tests.unit.scheduler.simulator.served import REFERENCE, setup
@@ -58,3 +59,22 @@ def test_a_single_request_takes_as_long_as_there():
         assert 1000 * outcome.ttft[0] == pytest.approx(float(row["ttft_ms"]), rel=1e-6)
         moved = outcome.summary()["stages"]["transfer"]["mean_s"] / (int(row["output_len"]) - 1)
         assert 1000 * (outcome.tpot[0] - moved) == pytest.approx(float(row["tpot_ms"]), rel=0.001)
+
+
+def test_by_their_rules_their_figures_come_out():
+    rows = [row for row in _rows("grid.csv") if row["n_requests"] == "500"]
+    for row in rows[::18]:
+        trace = _trace(row["trace"]).first(500).stretched(1 / float(row["rate_total"]))
+        attained = simulate_as_authors(setup(_placement(row), row["backend"]), trace)
+        kept = attained.attainment(float(row["ttft_slo_ms"]) / 1000, float(row["tpot_slo_ms"]) / 1000)
+        assert 100 * kept["joint"] == pytest.approx(float(row["att_both_pct"]))
+        assert 1000 * attained.ttft.mean() == pytest.approx(float(row["ttft_mean_ms"]), abs=0.001)
+        assert 1000 * attained.tpot.mean() == pytest.approx(float(row["tpot_mean_ms"]), abs=0.001)
+
+
+def test_a_single_request_takes_as_long_as_by_their_rules():
+    for row in _rows("unit_single_request.csv"):
+        trace = Trace("alone", [0.0], [int(row["input_len"])], [int(row["output_len"])])
+        attained = simulate_as_authors(setup(_placement(row), row["backend"]), trace)
+        assert 1000 * attained.ttft[0] == pytest.approx(float(row["ttft_ms"]))
+        assert 1000 * attained.tpot[0] == pytest.approx(float(row["tpot_ms"]))

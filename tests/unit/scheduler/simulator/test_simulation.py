@@ -25,8 +25,8 @@ def test_every_request_ends_and_every_block_is_free_again(placement: str, order:
     outcome = serve(placement, CHAT.stretched(0.2), order=order)
     assert outcome.ended.all()
     for instance in (*outcome.prefills, *outcome.decodes):
-        assert instance.free_blocks == instance.capacity.blocks
-        assert not instance.requests()
+        assert instance.load(outcome.seconds).free_blocks == instance.capacity.blocks
+        assert not instance.present
 
 
 def test_more_traffic_makes_everybody_wait_longer():
@@ -69,7 +69,7 @@ def test_members_are_preempted_when_blocks_run_out_and_end_all_the_same():
     outcome = serve("tp1 + tp1", trace)
     assert outcome.summary()["preemptions"] > 0
     assert outcome.ended.all()
-    assert all(d.free_blocks == d.capacity.blocks for d in outcome.decodes)
+    assert all(d.load(outcome.seconds).free_blocks == d.capacity.blocks for d in outcome.decodes)
 
 
 def test_a_simulation_stops_when_the_target_is_lost():
@@ -77,6 +77,13 @@ def test_a_simulation_stops_when_the_target_is_lost():
     outcome = simulate(setup("tp1 + tp1"), CHAT, targets)
     assert targets.missed == 21
     assert outcome.ended.sum() < 60
+
+
+def test_a_simulation_stops_when_the_target_is_sure():
+    targets = Targets(ttft=9.0, tpot=9.0, allowed=len(CHAT) // 2)
+    outcome = simulate(setup("tp1 + tp1"), CHAT, targets)
+    assert (targets.kept, targets.lost) == (len(CHAT) - targets.allowed, False)
+    assert not outcome.ended.all()
 
 
 def test_stages_add_up_to_the_whole_time():

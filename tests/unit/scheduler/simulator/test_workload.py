@@ -60,6 +60,8 @@ def test_a_trace_is_read_in_order_of_arrival(tmp_path: Path):
         ("", "is empty"),
         ('{"arrival_s": 1}\n', "line 1: wanted arrival_s"),
         ('{"arrival_s": 1, "input_len": 5, "output_len": 0}\n', "at least 1"),
+        ('{"arrival_s": 1, "input_len": 5.5, "output_len": 1}\n', "5.5 tokens"),
+        ('{"arrival_s": 1, "input_len": 1e999, "output_len": 1}\n', "line 1"),
         ('{"arrival_s": 0, "input_len": 5, "output_len": 1}\nnonsense\n', "line 2"),
     ],
 )
