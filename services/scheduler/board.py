@@ -1,10 +1,11 @@
 """Which request is where: every live request is in exactly one place, and each way to leave for good is here. Pure."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from services.scheduler.events import Abort, Effect, Forget, Interrupt, KvComputed, ReleaseKv, Submitted
 from services.scheduler.instances import Fleet, Instance
-from services.scheduler.waiting import NOBODY, DrainRate, Lines, Live, Stage
+from services.scheduler.waiting import NOBODY, DrainRate, Lines, Live
 from shared.specs.ids import InstanceId, RequestId
 
 
@@ -17,6 +18,7 @@ class Picture:
     gateways: tuple[tuple[InstanceId, float], ...]
     departures: tuple[tuple[int, int], ...]
     sequence: int
+    served: tuple[tuple[str, float], ...] = ()  # journals of earlier versions lack it
 
 
 class Board:
@@ -35,13 +37,18 @@ class Board:
         live = tuple(replace(live) for live in self.live.values())
         departures = self.drain.departures
         return Picture(
-            live=live, instances=instances, gateways=gateways, departures=departures, sequence=self._sequence
+            live=live,
+            instances=instances,
+            gateways=gateways,
+            departures=departures,
+            sequence=self._sequence,
+            served=tuple(self.fleet.served.items()),
         )
 
     @classmethod
     def restore(cls, picture: Picture) -> "Board":
         board = cls()
-        board.fleet = Fleet(picture.instances, picture.gateways)
+        board.fleet = Fleet(picture.instances, picture.gateways, picture.served)
         board.drain = DrainRate(picture.departures)
         board._sequence = picture.sequence
         for one in picture.live:
@@ -56,22 +63,24 @@ class Board:
 
     def take_in(self, facts: Submitted | KvComputed, resumed: bool) -> Live:
         """A request that is new here. It is nowhere yet: `enter` must follow."""
+        self._sequence += 1
         live = Live(
-            request=facts.request,
-            attempt=facts.attempt,
-            gateway=facts.gateway,
-            model=facts.model,
-            context_tokens=facts.context_tokens,
-            final_tokens=facts.final_tokens,
-            resumed=resumed,
-            sequence=self._next_sequence(),
-            since=facts.now,
+            facts.request,
+            facts.attempt,
+            facts.gateway,
+            facts.model,
+            facts.context_tokens,
+            facts.final_tokens,
+            resumed,
+            self._sequence,
+            facts.now,
         )
-        self.live[live.request] = live
+        self.live[facts.request] = live
         return live
 
     def adopt(self, instance: Instance, request: RequestId, attempt: int, now: float) -> None:
         """A request that an instance's beat lists and that is not known here: placed by an earlier scheduler."""
+        self._sequence += 1
         live = Live(
             request=request,
             attempt=attempt,
@@ -80,37 +89,35 @@ class Board:
             context_tokens=0,
             final_tokens=0,
             resumed=True,
-            sequence=self._next_sequence(),
+            sequence=self._sequence,
             since=now,
         )
         self.live[request] = live
         self.hold(live, instance, now)
 
-    def enter(self, live: Live, stage: Stage, holder: InstanceId, since: float) -> None:
+    def enter(self, live: Live, stage: Literal["queued", "kv_waiting"], holder: InstanceId, since: float) -> None:
+        """It stands in a line from now on."""
         live.stage, live.holder, live.started, live.since = stage, holder, False, since
         if stage == "queued":
             self.queue.add(live.model, live)
-        elif stage == "kv_waiting":
-            self.kv.add(live.source, live)
         else:
-            self.fleet[holder].assign(live)
+            self.kv.add(live.source, live)
 
     def hold(self, live: Live, instance: Instance, now: float) -> None:
-        """The instance says that it has the request."""
-        self.enter(live, "prefilling" if instance.role == "prefill" else "decoding", instance.id, now)
+        """The instance says that it has the request, which is in no line."""
+        instance.assign(live, now)
         live.started = True
 
-    def leave(self, live: Live) -> None:
+    def leave(self, live: Live) -> Instance | None:
+        """The instance that it leaves, if it is not a line."""
         if live.stage == "queued":
             self.queue.remove(live.model, live)
         elif live.stage == "kv_waiting":
             self.kv.remove(live.source, live)
         elif (holder := self.fleet.get(live.holder)) is not None:
             holder.unassign(live.request)
-
-    def _next_sequence(self) -> int:
-        self._sequence += 1
-        return self._sequence
+            return holder
+        return None
 
     # -- endings ------------------------------------------------------------------------------------------------------
 
@@ -118,10 +125,18 @@ class Board:
         """It has ended: whoever works on it knows. KV that no decode instance has taken is let go."""
         self.leave(live)
         del self.live[live.request]
-        effects: list[Effect] = [Forget(request=live.request, attempt=live.attempt)]
+        effects: list[Effect] = [Forget(live.request, live.attempt)]
         if live.source != NOBODY and not live.started:
-            effects.append(ReleaseKv(source=live.source, request=live.request, attempt=live.attempt))
+            effects.append(ReleaseKv(live.source, live.request, live.attempt))
         return effects
+
+    def forget_untaken(self) -> list[Live]:
+        """Everything that no instance has said it has; what it was."""
+        untaken = [live for live in self.live.values() if not live.started]
+        for live in untaken:
+            self.leave(live)
+            del self.live[live.request]
+        return untaken
 
     def revoke(self, live: Live) -> list[Effect]:
         """It has ended, and whoever works on it has to be told."""

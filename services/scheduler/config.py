@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.scheduler.limits import Limits
+from services.scheduler.replanning.task import ReplanningSettings
+from services.scheduler.simulator.profile import BadProfile, load_profile
 from shared.bus.settings import BusSettings
 from shared.specs.settings import BadSetting, Environment
 
@@ -23,6 +25,8 @@ class SchedulerConfig:
     journal: JournalSettings | None  # None: off
     served_model: str  # for the labels of the metrics only
     health_file: Path | None = None  # for `python -m shared.worker.health`
+    traffic: Path | None = None  # folder for the arrivals and lengths of what was served; None: not recorded
+    replanning: ReplanningSettings | None = None  # None: off
 
     @classmethod
     def from_env(cls, variables: Mapping[str, str]) -> "SchedulerConfig":
@@ -35,6 +39,7 @@ class SchedulerConfig:
         limits = Limits(
             queue_requests=env.integer("QUEUE_REQUESTS", defaults.queue_requests, least=1),
             queue_tokens=env.integer("QUEUE_TOKENS", defaults.queue_tokens, least=1),
+            return_seconds=env.number("RETURN_TIMEOUT", defaults.return_seconds),
         )
         journal = JournalSettings(
             folder=Path(env.text("JOURNAL_DIR", ".distserve/journal")),
@@ -47,4 +52,27 @@ class SchedulerConfig:
             journal=journal if env.flag("JOURNAL", True) else None,
             served_model=env.text("SERVED_MODEL_NAME", ""),
             health_file=env.path("HEALTH_FILE"),
+            traffic=env.path("TRAFFIC_DIR"),
+            replanning=_replanning(env),
         )
+
+
+def _replanning(env: Environment) -> ReplanningSettings | None:
+    """On with a profile of the machine. The model is the profile's only one, or the one that is served."""
+    name = env.text("PROFILE", "")
+    if not name:
+        return None
+    ttft, tpot = env.number("SLO_TTFT_MS", 0.0) / 1e3, env.number("SLO_TPOT_MS", 0.0) / 1e3
+    if not ttft or not tpot:
+        raise BadSetting(
+            "DISTSERVE_PROFILE is set: replanning needs DISTSERVE_SLO_TTFT_MS and DISTSERVE_SLO_TPOT_MS too"
+        )
+    try:
+        profile = load_profile(name)
+        model = profile.model("" if len(profile.models) == 1 else env.text("SERVED_MODEL_NAME", ""))
+    except BadProfile as error:
+        raise BadSetting(f"DISTSERVE_PROFILE={name!r}: {error}") from None
+    if 1 not in model.times:
+        raise BadSetting(f"DISTSERVE_PROFILE={name!r}: it has no figures of {model.name} on one device")
+    file = str(Path(name).resolve()) if Path(name).is_file() else name
+    return ReplanningSettings(profile=file, model=model.name, ttft_seconds=ttft, tpot_seconds=tpot)

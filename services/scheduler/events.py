@@ -4,8 +4,9 @@
 by (request, attempt) and attaches it when it carries an effect out.
 """
 
-from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
 
 from shared.messages.instances import Capacity, Load
 from shared.messages.requests import RefusalReason
@@ -21,8 +22,14 @@ StartAnswer = Literal[
 InstanceState = Literal["ready", "not_ready", "draining", "lost"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submitted:
+class Fact(msgspec.Struct, frozen=True, gc=False):
+    """Nobody changes it, and no cycle of references leads through it.
+
+    A simulation makes nine of them for each request: a dataclass takes three times as long to make.
+    """
+
+
+class Submitted(Fact, frozen=True):
     now: float
     request: RequestId
     attempt: int
@@ -31,10 +38,10 @@ class Submitted:
     context_tokens: int  # to be computed before its next token
     final_tokens: int  # the most it can ever hold
     resumed: bool  # its client has tokens of an earlier attempt
+    within_seconds: float = 0.0  # refuse it if its first token will not come in time; 0: whenever it comes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartAnswered:
+class StartAnswered(Fact, frozen=True):
     """What came of a SendPrefill or SendDecode. Every one of them is answered exactly once."""
 
     now: float
@@ -44,8 +51,7 @@ class StartAnswered:
     answer: StartAnswer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KvComputed:
+class KvComputed(Fact, frozen=True):
     now: float
     request: RequestId
     attempt: int
@@ -56,8 +62,7 @@ class KvComputed:
     source: InstanceId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KvLost:
+class KvLost(Fact, frozen=True):
     """Its lease ended before a decode instance came for it."""
 
     now: float
@@ -66,15 +71,13 @@ class KvLost:
     source: InstanceId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class Ended(Fact, frozen=True):
     now: float
     request: RequestId
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Aborted:
+class Aborted(Fact, frozen=True):
     """Its gateway has told everybody to stop working on attempts up to this one."""
 
     now: float
@@ -82,8 +85,7 @@ class Aborted:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BeatHeard:
+class BeatHeard(Fact, frozen=True):
     now: float
     instance: InstanceId
     role: Role
@@ -93,37 +95,39 @@ class BeatHeard:
     draining: bool = False
     colocated: bool = False
     kv_format: str = ""
-    capacity: Capacity = field(default_factory=Capacity)
-    load: Load = field(default_factory=Load)
+    capacity: Capacity = Capacity()
+    load: Load = Load()
     linked: tuple[InstanceId, ...] = ()  # peers that its transfer self-test found good
     requests: tuple[tuple[RequestId, int], ...] = ()  # (request, attempt) it answers for
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ticked:
+class Ticked(Fact, frozen=True):
     """A few times a second, as long as beats could be heard."""
 
     now: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Closing:
+class Closing(Fact, frozen=True):
     """This scheduler goes away: what waits here is to find another one."""
 
     now: float
 
 
-Event = Submitted | StartAnswered | KvComputed | KvLost | Ended | Aborted | BeatHeard | Ticked | Closing
+class Deposed(Fact, frozen=True):
+    """Another scheduler leads: what no instance has taken from us is none of our business any more."""
+
+    now: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accept:
+Event = Submitted | StartAnswered | KvComputed | KvLost | Ended | Aborted | BeatHeard | Ticked | Closing | Deposed
+
+
+class Accept(Fact, frozen=True):
     request: RequestId
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refuse:
+class Refuse(Fact, frozen=True):
     request: RequestId
     attempt: int
     reason: RefusalReason
@@ -131,23 +135,20 @@ class Refuse:
     retry_after_seconds: float = 0.0  # 0: trying again will not help
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SendPrefill:
+class SendPrefill(Fact, frozen=True):
     instance: InstanceId
     request: RequestId
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SendDecode:
+class SendDecode(Fact, frozen=True):
     instance: InstanceId
     request: RequestId
     attempt: int
     source: InstanceId | None  # whose KV it pulls; None: it prefills by itself
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interrupt:
+class Interrupt(Fact, frozen=True):
     """Give the request back to its gateway. `wanted`: the gateway gave it up, and hears that nobody works on it."""
 
     gateway: InstanceId
@@ -157,37 +158,32 @@ class Interrupt:
     wanted: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Abort:
+class Abort(Fact, frozen=True):
     """Tell every instance to stop working on attempts up to this one."""
 
     request: RequestId
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseKv:
+class ReleaseKv(Fact, frozen=True):
     source: InstanceId
     request: RequestId
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenewKv:
+class RenewKv(Fact, frozen=True):
     source: InstanceId
     requests: tuple[tuple[RequestId, int], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forget:
+class Forget(Fact, frozen=True):
     """This attempt is over for the dispatcher: nothing more will be asked for it."""
 
     request: RequestId
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportInstance:
+class ReportInstance(Fact, frozen=True):
     """An instance appeared or changed its state: for the log."""
 
     instance: InstanceId

@@ -2,12 +2,25 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from services.scheduler.events import BeatHeard, InstanceState
+from services.scheduler.pace import Pace
 from services.scheduler.waiting import Live
 from shared.kv.layout import blocks_for
 from shared.messages.instances import Capacity, Load
 from shared.specs.ids import InstanceId, RequestId, Role
+
+
+class Work(Protocol):
+    """A request, as far as it matters to where it goes."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def context_tokens(self) -> int: ...
+    @property
+    def final_tokens(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -29,7 +42,9 @@ class Instance:
     full: bool = False  # has refused work since its last beat
     held: dict[RequestId, int] = field(default_factory=dict)  # context tokens of what it works on for us
     held_tokens: int = 0
+    pace: Pace = field(default_factory=Pace)  # at which it computes contexts
     foreign_tokens: int = 0  # queued there by others: an earlier scheduler's
+    # Of a decode instance only:
     promised_requests: int = 0  # sent since its last beat, less what has ended since: may be negative
     promised_blocks: int = 0  # the same in KV blocks
 
@@ -41,27 +56,43 @@ class Instance:
     def takes_work(self) -> bool:
         return self.ready and not self.draining
 
-    def assign(self, live: Live) -> None:
-        self.held[live.request] = live.context_tokens
-        self.held_tokens += live.context_tokens
+    def assign(self, live: Live, now: float) -> None:
+        """It works on the request, or is being sent it."""
+        tokens = live.context_tokens
+        live.holder, live.started, live.since = self.id, False, now
+        self.held[live.request] = tokens
+        self.held_tokens += tokens
+        if self.role == "prefill":
+            live.stage = "prefilling"
+            return
+        live.stage = "decoding"
         self.promised_requests += 1
-        self.promised_blocks += self._blocks(live.context_tokens + 1)
+        self.promised_blocks += tokens // (self.capacity.block_tokens or 1) + 1
 
     def unassign(self, request: RequestId) -> None:
         tokens = self.held.pop(request)
         self.held_tokens -= tokens
-        self.promised_requests -= 1
-        self.promised_blocks -= self._blocks(tokens + 1)
+        if self.role != "prefill":
+            self.promised_requests -= 1
+            self.promised_blocks -= tokens // (self.capacity.block_tokens or 1) + 1
 
-    def update(self, beat: BeatHeard) -> None:
+    def differs(self, beat: BeatHeard) -> bool:
+        """Whether it is another instance now to those who look for one, whatever its load."""
+        return (
+            (self.ready, self.draining, self.colocated, self.model, self.kv_format)
+            != (beat.ready, beat.draining, beat.colocated, beat.model, beat.kv_format)
+            or self.linked != beat.linked
+            or self.capacity != beat.capacity
+        )
+
+    def update(self, beat: BeatHeard, unlisted: list[RequestId]) -> None:
+        """`unlisted`: what it holds for us and the beat does not list."""
         self.number, self.heard_at, self.full = beat.number, beat.now, False
         self.model, self.kv_format, self.linked = beat.model, beat.kv_format, beat.linked
         self.ready, self.draining, self.colocated = beat.ready, beat.draining, beat.colocated
         self.capacity, self.load = beat.capacity, beat.load
-        listed = {request for request, _ in beat.requests}
-        unseen = [tokens for request, tokens in self.held.items() if request not in listed]
-        self.promised_requests = len(unseen)
-        self.promised_blocks = sum(self._blocks(tokens + 1) for tokens in unseen)
+        self.promised_requests = len(unlisted)
+        self.promised_blocks = sum(self._blocks(self.held[request] + 1) for request in unlisted)
         self.foreign_tokens = max(0, beat.load.queued_tokens - self.held_tokens)
 
     @property
@@ -69,14 +100,14 @@ class Instance:
         """Least queued work first."""
         return (self.held_tokens + self.foreign_tokens, len(self.held), self.id)
 
-    def prefill_has_room(self, live: Live) -> bool:
+    def prefill_has_room(self, work: Work) -> bool:
         """An idle instance takes any prompt. Else what it holds is bounded: the rest waits here, and finds balance."""
         queued_tokens = self.held_tokens + self.foreign_tokens
         if self.full:
             return False
         if not self.held and not queued_tokens:
             return True
-        fits = queued_tokens + live.context_tokens <= self.capacity.max_queue_tokens
+        fits = queued_tokens + work.context_tokens <= self.capacity.max_queue_tokens
         return fits and len(self.held) < self.capacity.max_queue_requests
 
     @property
@@ -84,14 +115,14 @@ class Instance:
         """Most free blocks after what is promised first, then the smallest batch."""
         return (-self._free_blocks, self._sequences, self.id)
 
-    def decode_has_room(self, live: Live) -> bool:
+    def decode_has_room(self, work: Work) -> bool:
         """It can run the request at once, or lets it wait: whatever more there is waits better here."""
         if self.full:
             return False
-        sequences = self._sequences
-        if self.load.queued_requests + self.promised_requests < self.capacity.max_queue_requests or sequences <= 0:
+        waiting = self.load.queued_requests + self.promised_requests
+        if waiting < self.capacity.max_queue_requests or (sequences := self._sequences) <= 0:
             return True
-        needed = self._blocks(live.context_tokens + 1)
+        needed = self._blocks(work.context_tokens + 1)
         return sequences < self.capacity.max_batch and needed + sequences <= self._free_blocks
 
     @property
@@ -106,15 +137,37 @@ class Instance:
         return blocks_for(tokens, self.capacity.block_tokens or 1)
 
 
+@dataclass(slots=True)
+class _Choice:
+    """Instances that can do a kind of work, whatever their load."""
+
+    instances: list[Instance]
+    longest: list[int]  # sequence that each can take
+    shortest: int  # of those
+
+    def holding(self, tokens: int) -> list[Instance]:
+        return [instance for instance, most in zip(self.instances, self.longest, strict=True) if most >= tokens]
+
+
 class Fleet:
     """Every instance that has been heard lately."""
 
-    def __init__(self, instances: Iterable[Instance] = (), gateways: Iterable[tuple[InstanceId, float]] = ()) -> None:
-        self._instances = {instance.id: replace(instance, held=dict(instance.held)) for instance in instances}
+    def __init__(
+        self,
+        instances: Iterable[Instance] = (),
+        gateways: Iterable[tuple[InstanceId, float]] = (),
+        served: Iterable[tuple[str, float]] = (),
+    ) -> None:
+        self._instances = {
+            instance.id: replace(instance, held=dict(instance.held), pace=replace(instance.pace))
+            for instance in instances
+        }
+        self.get = self._instances.get
         self._gateways = dict(gateways)  # when each was last heard
+        self.served = dict(served)  # models that somebody serves, or did lately, and when last
         # Remembered until the next beat or loss:
-        self._prefills: dict[str, list[tuple[Instance, int]]] = {}  # with the longest sequence it can hand on
-        self._pullers: dict[InstanceId, list[Instance]] = {}
+        self._prefills: dict[str, _Choice] = {}
+        self._pullers: dict[InstanceId, _Choice] = {}
 
     def __getitem__(self, instance: InstanceId) -> Instance:
         return self._instances[instance]
@@ -122,16 +175,16 @@ class Fleet:
     def __iter__(self) -> Iterator[Instance]:
         return iter(self._instances.values())
 
-    def get(self, instance: InstanceId) -> Instance | None:
-        return self._instances.get(instance)
-
     def hear(self, beat: BeatHeard) -> Instance | None:
         """The instance that sent it, still to be updated. None: a later beat has overtaken this one."""
         instance = self._instances.get(beat.instance)
         if instance is None:
             instance = self._instances[beat.instance] = Instance(id=beat.instance, role=beat.role)
-        self._forget_answers()
-        return instance if beat.number > instance.number else None
+        if beat.number <= instance.number:
+            return None
+        if instance.differs(beat):
+            self._forget_answers()
+        return instance
 
     def hear_gateway(self, gateway: InstanceId, now: float) -> None:
         self._gateways[gateway] = now
@@ -161,22 +214,23 @@ class Fleet:
         pullers = self._pullers.get(source)
         if pullers is None:
             pullers = self._pullers[source] = self._find_pullers(source)
-        return [decode for decode in pullers if decode.capacity.max_model_tokens >= tokens]
+        return pullers.instances if tokens <= pullers.shortest else pullers.holding(tokens)
 
-    def _find_pullers(self, source: InstanceId) -> list[Instance]:
+    def _find_pullers(self, source: InstanceId) -> _Choice:
         prefill = self._instances.get(source)
         if prefill is None:
-            return []
+            return _choice([])
         alike = (prefill.model, prefill.kv_format)
         decodes = (d for d in self._instances.values() if d.role == "decode" and d.takes_work)
-        return [d for d in decodes if (d.model, d.kv_format) == alike and source in d.linked]
+        pullers = (d for d in decodes if (d.model, d.kv_format) == alike and source in d.linked)
+        return _choice([(d, d.capacity.max_model_tokens) for d in pullers])
 
     def prefills(self, model: str, tokens: int = 0) -> list[Instance]:
         """Prefill instances that can take a sequence which may grow to `tokens`, and have somewhere to hand it on."""
         prefills = self._prefills.get(model)
         if prefills is None:
-            prefills = self._prefills[model] = list(self._find_prefills(model))
-        return [p for p, longest in prefills if longest >= tokens]
+            prefills = self._prefills[model] = _choice(list(self._find_prefills(model)))
+        return prefills.instances if tokens <= prefills.shortest else prefills.holding(tokens)
 
     def _find_prefills(self, model: str) -> Iterator[tuple[Instance, int]]:
         for p in self._instances.values():
@@ -201,27 +255,48 @@ class Fleet:
     def serves(self, model: str, tokens: int = 0) -> bool:
         return bool(self.prefills(model, tokens) or self.colocated(model, tokens))
 
-    def choose_first(self, live: Live) -> Instance | None:
+    def note_served(self, now: float, limit_seconds: float) -> None:
+        """What is served now; and what was until its last instance went, for so long. One that drains has not gone."""
+        for instance in self._instances.values():
+            model = instance.model
+            if self.serves(model) or (instance.draining and model in self.served):
+                self.served[model] = now
+        self.served = {model: at for model, at in self.served.items() if now - at < limit_seconds}
+
+    def awaits(self, model: str) -> bool:
+        """Nobody serves it now, but somebody did lately, and may be replaced or started again."""
+        return model in self.served and not self.serves(model)
+
+    def choose_first(self, work: Work) -> Instance | None:
         """Where a queued request goes: prefill with least queued work, else a colocated instance. None: all full."""
-        prefills = self.prefills(live.model, live.final_tokens)
+        prefills = self.prefills(work.model, work.final_tokens)
         if prefills:
-            roomy = [p for p in prefills if p.prefill_has_room(live)]
-            if len(roomy) < 2:
-                return roomy[0] if roomy else None
-            return min(roomy, key=lambda p: p.prefill_rank)
-        return _least_loaded(self.colocated(live.model, live.final_tokens), live)
+            if len(prefills) == 1:
+                return prefills[0] if prefills[0].prefill_has_room(work) else None
+            roomy = [p for p in prefills if p.prefill_has_room(work)]
+            return min(roomy, key=lambda p: p.prefill_rank, default=None)
+        return _least_loaded(self.colocated(work.model, work.final_tokens), work)
 
     def choose_decode(self, live: Live) -> Instance | None:
         """Where a computed context goes: the least loaded decode instance that can pull it. None: all full."""
-        return _least_loaded(self.partners(live.source, live.final_tokens), live)
+        partners = self.partners(live.source, live.final_tokens)
+        if len(partners) == 1:
+            return partners[0] if partners[0].decode_has_room(live) else None
+        return _least_loaded(partners, live)
 
     def copy(self) -> tuple[tuple[Instance, ...], tuple[tuple[InstanceId, float], ...]]:
-        instances = tuple(replace(instance, held=dict(instance.held)) for instance in self._instances.values())
+        instances = tuple(
+            replace(instance, held=dict(instance.held), pace=replace(instance.pace))
+            for instance in self._instances.values()
+        )
         return instances, tuple(self._gateways.items())
 
 
-def _least_loaded(decodes: list[Instance], live: Live) -> Instance | None:
-    roomy = [d for d in decodes if d.decode_has_room(live)]
-    if len(roomy) < 2:
-        return roomy[0] if roomy else None
-    return min(roomy, key=lambda d: d.decode_rank)
+def _choice(pairs: list[tuple[Instance, int]]) -> _Choice:
+    longest = [most for _, most in pairs]
+    return _Choice([instance for instance, _ in pairs], longest, min(longest, default=0))
+
+
+def _least_loaded(decodes: list[Instance], work: Work) -> Instance | None:
+    roomy = [d for d in decodes if d.decode_has_room(work)]
+    return min(roomy, key=lambda d: d.decode_rank, default=None)

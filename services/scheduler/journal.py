@@ -6,22 +6,14 @@ snapshot: a file never has a hole.
 """
 
 import json
-import queue
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
-
-import structlog
 
 from services.scheduler.dispatcher import Dispatcher, Snapshot
 from services.scheduler.events import Effect, Event
+from services.scheduler.line_files import FirstLine, LineWriter
 from services.scheduler.plain import from_tagged, read_as, tagged, to_json
 
-log = structlog.get_logger()
-
-MOST_WAITING_LINES = 10_000
 RETRY_SECONDS = 10.0
 STOP_SECONDS = 3.0
 
@@ -32,8 +24,8 @@ class Journal:
     def __init__(self, folder: Path, *, file_bytes: int, files: int, snapshot: Callable[[], Snapshot]) -> None:
         """Keeps the newest `files` files of about `file_bytes` bytes in `folder`, whoever wrote the older ones."""
         self._file_bytes, self._snapshot = file_bytes, snapshot
-        self.failed = threading.Event()  # lines are thrown away until the next file
-        self._writer = _Writer(folder, files, self.failed)
+        self._writer = LineWriter("journal", folder, files)
+        self.failed = self._writer.failed  # lines are thrown away until the next file
         self._writer.start()
         self._written_bytes = 0
         self._closed_until: float | None = None  # None: a file is open
@@ -58,73 +50,8 @@ class Journal:
     def _begin_file(self, now: float) -> None:
         self._written_bytes = 0
         self.failed.clear()
-        taken = self._writer.take(_FirstLine(to_json(self._snapshot())))
+        taken = self._writer.take(FirstLine(to_json(self._snapshot())))
         self._closed_until = None if taken else now + RETRY_SECONDS
-
-
-class _FirstLine(str):
-    """The line that begins a new file."""
-
-
-class _Writer(threading.Thread):
-    def __init__(self, folder: Path, files: int, failed: threading.Event) -> None:
-        super().__init__(name="journal", daemon=True)
-        self._folder, self._files, self._failed = folder, files, failed
-        self._lines: queue.Queue[str | None] = queue.Queue(MOST_WAITING_LINES)
-        self._file: TextIO | None = None
-
-    def take(self, line: str) -> bool:
-        """False if too many lines wait already."""
-        try:
-            self._lines.put_nowait(line)
-        except queue.Full:
-            return False
-        return True
-
-    def stop(self, timeout_seconds: float) -> None:
-        try:
-            self._lines.put(None, timeout=timeout_seconds)
-        except queue.Full:
-            return
-        self.join(timeout_seconds)
-
-    def run(self) -> None:
-        while (line := self._lines.get()) is not None:
-            try:
-                self._write(line)
-            except OSError as error:
-                log.warning("journal_not_written", error=str(error), retry_seconds=RETRY_SECONDS)
-                self._failed.set()
-                self._close_file()
-        self._close_file()
-
-    def _write(self, line: str) -> None:
-        if isinstance(line, _FirstLine):
-            self._next_file()
-        if self._file is not None:
-            self._file.write(line + "\n")
-            if self._lines.empty():
-                self._file.flush()
-
-    def _next_file(self) -> None:
-        self._close_file()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        kept = journal_files(self._folder)
-        number = int(kept[-1].stem) + 1 if kept else 1
-        self._file = (self._folder / f"{number:08d}.jsonl").open("x")
-        for old in kept[: max(0, len(kept) + 1 - self._files)]:
-            old.unlink(missing_ok=True)
-
-    def _close_file(self) -> None:
-        if self._file is not None:
-            with suppress(OSError):  # what could not be written is lost; the descriptor is closed all the same
-                self._file.close()
-            self._file = None
-
-
-def journal_files(folder: Path) -> list[Path]:
-    """Oldest first."""
-    return sorted(file for file in folder.glob("*.jsonl") if file.stem.isdigit())
 
 
 class ReplayDiffers(Exception):

@@ -9,6 +9,7 @@ import structlog
 from opentelemetry import context as trace_context
 from opentelemetry.context import Context
 
+from services.scheduler.campaign import Campaign
 from services.scheduler.events import (
     Abort,
     Effect,
@@ -59,8 +60,10 @@ class Performer:
         metrics: SchedulerMetrics,
         answered: Callable[[StartAnswered], object],
         start_seconds: float,
+        campaign: Campaign,
     ) -> None:
-        """`answered` is told what came of each start."""
+        """`answered` is told what came of each start. What others hear is said only while `campaign` leads."""
+        self._campaign = campaign
         self._bus, self._instance, self._metrics = bus, instance, metrics
         self._answered, self._start_seconds = answered, start_seconds
         self._parcels: dict[tuple[RequestId, int], Parcel] = {}
@@ -110,7 +113,8 @@ class Performer:
         while True:
             subject, message = await self._unsent.get()
             try:
-                await self._bus.publish(subject, message)
+                if self._campaign.leads():
+                    await self._bus.publish(subject, message)
             except (
                 BusError
             ) as error:  # an interruption is missed by its gateway, a lease by its holder, both by a clock
@@ -122,8 +126,8 @@ class Performer:
         """Wait until everything queued has been sent."""
         await self._unsent.join()
 
-    async def close(self) -> None:
-        """Give up the starts that still wait for an answer."""
+    async def give_up_starts(self) -> None:
+        """Those that still wait for an answer. Nobody is told what came of them."""
         for start in self._starts:
             start.cancel()
         await asyncio.gather(*self._starts, return_exceptions=True)
@@ -164,10 +168,13 @@ class Performer:
         )
 
     async def _ask(self, effect: SendPrefill | SendDecode, parcel: Parcel) -> StartAnswer:
+        if not self._campaign.leads():
+            return "unreachable"
+        term = self._campaign.term
         if isinstance(effect, SendPrefill):
-            subject, message = StartPrefill.SUBJECT, StartPrefill(work=parcel.work)
+            subject, message = StartPrefill.SUBJECT, StartPrefill(work=parcel.work, term=term)
         else:
-            subject, message = StartDecode.SUBJECT, StartDecode(work=parcel.work, kv=parcel.kv)
+            subject, message = StartDecode.SUBJECT, StartDecode(work=parcel.work, kv=parcel.kv, term=term)
         to = subject.format(instance=effect.instance)
         try:
             reply = await self._bus.request(to, message, Started, Refused, timeout_seconds=self._start_seconds)
@@ -180,7 +187,7 @@ class Performer:
         if isinstance(reply, Started):
             return "started"
         log.info("start_refused", instance_id=effect.instance, request_id=effect.request, reason=reply.reason)
-        return "full" if reply.reason in ("queue_full", "draining", "no_instance") else "rejected"
+        return "full" if reply.reason in ("queue_full", "draining", "no_instance", "deposed") else "rejected"
 
     def _note_started(self, effect: SendPrefill | SendDecode, parcel: Parcel, sent_ns: int) -> None:
         """The instance has it now, and the wait for a first instance is over."""

@@ -29,17 +29,18 @@ def _advance(board: Board, lines: Lines, choose: Callable[[Live], Instance | Non
         if instance is None:
             blocked.add(line)
         else:
-            effects.append(_send(board, live, instance, now))
+            board.leave(live)
+            effects.append(send(board, live, instance, now))
     return effects
 
 
-def _send(board: Board, live: Live, instance: Instance, now: float) -> SendPrefill | SendDecode:
-    board.leave(live)
-    if live.stage == "queued":
+def send(board: Board, live: Live, instance: Instance, now: float) -> SendPrefill | SendDecode:
+    """A request that stands in no line goes to `instance`."""
+    if live.source == NOBODY:
         board.drain.note(live.context_tokens, now)
+    instance.assign(live, now)
     if instance.role == "prefill":
-        board.enter(live, "prefilling", instance.id, now)
-        return SendPrefill(instance=instance.id, request=live.request, attempt=live.attempt)
-    board.enter(live, "decoding", instance.id, now)
-    source = None if live.source == NOBODY else live.source
-    return SendDecode(instance=instance.id, request=live.request, attempt=live.attempt, source=source)
+        if len(instance.held) == 1:
+            instance.pace.began(now)
+        return SendPrefill(instance.id, live.request, live.attempt)
+    return SendDecode(instance.id, live.request, live.attempt, None if live.source == NOBODY else live.source)

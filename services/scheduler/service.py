@@ -1,39 +1,52 @@
-"""The dispatcher on a bus: messages become events, effects become messages. Nothing is decided here."""
+"""The dispatcher on a bus: messages become events, effects become messages. Nothing is decided here.
+
+Of several schedulers one leads. The others hear the same beats and endings, so that they know at once who is there and
+who has what when it is their turn; what their dispatchers decide meanwhile nobody hears.
+"""
 
 import asyncio
 import time
 from collections import Counter
 
+from services.scheduler.campaign import LEASE_SECONDS, Campaign
 from services.scheduler.dispatcher import Dispatcher
 from services.scheduler.events import (
     Aborted,
     Accept,
     BeatHeard,
     Closing,
+    Deposed,
     Effect,
     Ended,
     Event,
+    Forget,
     KvComputed,
     KvLost,
     Refuse,
+    ReportInstance,
+    SendDecode,
+    SendPrefill,
     Submitted,
     Ticked,
 )
 from services.scheduler.journal import Journal
 from services.scheduler.performer import Parcel, Performer
+from services.scheduler.traffic import Traffic
 from shared.bus.heart import Heart
 from shared.bus.interface import Bus, Subscription
 from shared.messages.handoff import KvExpired, KvNoted, KvReady
 from shared.messages.instances import Beat, Load
 from shared.messages.requests import AbortRequest, Accepted, Refused, RequestEnded, SubmitRequest
+from shared.policy.presence import Echo
 from shared.specs.ids import InstanceId, RequestId
 from shared.telemetry.metrics import SchedulerMetrics
 from shared.worker.lifecycle import missing, stop_with
 
-QUEUE_GROUP = "scheduler"
 TICK_SECONDS = 0.25
+AT_HOME = (Forget, ReportInstance, SendPrefill, SendDecode)  # need no leader: a start is then answered here
 START_SECONDS = 1.0  # for an instance to answer a start
 FLUSH_SECONDS = 1.0
+CANCEL_SECONDS = 0.2
 
 
 class SchedulerService:
@@ -47,10 +60,16 @@ class SchedulerService:
         journal: Journal | None,
         metrics: SchedulerMetrics,
         start_seconds: float = START_SECONDS,
+        traffic: Traffic | None = None,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self._bus, self._instance, self._dispatcher = bus, instance, dispatcher
+        self._traffic = traffic or Traffic([])
         self._journal, self._metrics = journal, metrics
-        self._performer = Performer(bus, instance, metrics, self.feed, start_seconds)
+        self._echo = Echo()
+        self._campaign = Campaign(bus, instance, lease_seconds, self._hears, self._on_term)
+        self._performer = Performer(bus, instance, metrics, self.feed, start_seconds, self._campaign)
+        self._work_in: list[Subscription] = []  # of the leader only
         self._heart = Heart(bus, self._describe)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -61,12 +80,13 @@ class SchedulerService:
             async with asyncio.TaskGroup() as tasks:
                 loops = (self._performer.publish_all(), self._tick(), self._heart.run(), stop_with(self._bus, stop))
                 running = [tasks.create_task(loop) for loop in loops]
+                campaign = tasks.create_task(self._campaign.run())
                 await stop.wait()
                 await self._hand_over(subscriptions)
-                for task in running:
-                    task.cancel()
+                await _end([campaign, *running])
+                await self._campaign.resign()
         finally:
-            await self._performer.close()
+            await self._performer.give_up_starts()
             if self._journal is not None:
                 self._journal.close()
 
@@ -77,8 +97,10 @@ class SchedulerService:
         self._metrics.decision_seconds.observe(time.perf_counter() - began)
         if self._journal is not None:
             self._journal.record(event, effects)
+        leads = self._campaign.leads()
         for effect in effects:
-            self._performer.perform(effect)
+            if leads or isinstance(effect, AT_HOME):
+                self._performer.perform(effect)
         return effects
 
     @property
@@ -100,12 +122,29 @@ class SchedulerService:
             await bus.subscribe(RequestEnded.SUBJECT, self._on_ended, RequestEnded),
             await bus.subscribe(AbortRequest.SUBJECT, self._on_abort, AbortRequest),
             await bus.subscribe(KvExpired.SUBJECT, self._on_kv_expired, KvExpired),
-            await bus.subscribe(KvReady.SUBJECT, self._on_kv_ready, KvReady, queue=QUEUE_GROUP),
-            await bus.subscribe(SubmitRequest.SUBJECT, self._on_submit, SubmitRequest, queue=QUEUE_GROUP),
         ]
 
-    async def _on_submit(self, work: SubmitRequest) -> Accepted | Refused:
+    async def _on_term(self, term: int) -> None:
+        """Take work in, in this term; or no more. A leader that was stopped still has its ear at the door: so each term
+        has a queue group of its own, and what comes to two of them is answered by one."""
+        former, self._work_in = self._work_in, []
+        try:
+            if term:
+                bus, into, group = self._bus, self._work_in, f"scheduler-{term}"
+                into.append(await bus.subscribe(KvReady.SUBJECT, self._on_kv_ready, KvReady, queue=group))
+                into.append(await bus.subscribe(SubmitRequest.SUBJECT, self._on_submit, SubmitRequest, queue=group))
+        finally:
+            await _drain(former)
+        self._heart.changed()
+        if not term:
+            await self._performer.give_up_starts()
+            self.feed(Deposed(now=time.monotonic()))
+
+    async def _on_submit(self, work: SubmitRequest) -> Accepted | Refused | None:
+        if not self._campaign.leads():
+            return None
         self._performer.keep(Parcel(work))
+        self._traffic.arrived(work.request, work.attempt, len(work.prompt), time.time())
         effects = self.feed(
             Submitted(
                 now=time.monotonic(),
@@ -116,6 +155,7 @@ class SchedulerService:
                 context_tokens=work.context_tokens,
                 final_tokens=work.final_tokens,
                 resumed=bool(work.generated),
+                within_seconds=work.first_token_within,
             )
         )
         self._let_go_if_done(work)
@@ -130,7 +170,9 @@ class SchedulerService:
             retry_after_seconds=answer.retry_after_seconds,
         )
 
-    async def _on_kv_ready(self, message: KvReady) -> KvNoted:
+    async def _on_kv_ready(self, message: KvReady) -> KvNoted | None:
+        if not self._campaign.leads():
+            return None
         work, kv = message.work, message.kv
         self._performer.keep(Parcel(work, kv))
         self.feed(
@@ -153,12 +195,16 @@ class SchedulerService:
         self.feed(KvLost(now=now, request=message.request, attempt=message.attempt, source=message.source))
 
     async def _on_ended(self, message: RequestEnded) -> None:
+        self._traffic.ended(message.request, message.prompt_tokens, message.output_tokens)
         self.feed(Ended(now=time.monotonic(), request=message.request, attempt=message.attempt))
 
     async def _on_abort(self, message: AbortRequest) -> None:
         self.feed(Aborted(now=time.monotonic(), request=message.request, attempt=message.attempt))
 
     async def _on_beat(self, beat: Beat) -> None:
+        if beat.instance == self._instance:
+            self._echo.heard(time.monotonic())
+        self._campaign.heard(beat)
         if beat.role == "scheduler":
             return
         self.feed(
@@ -185,17 +231,22 @@ class SchedulerService:
         if live is None or live.attempt != work.attempt or live.started:
             self._performer.let_go(work.request, work.attempt)
 
+    def _hears(self) -> bool:
+        """Whether the silence of others would mean anything."""
+        return self._bus.connected and not self._echo.deaf(time.monotonic())
+
     # -- by the clock -------------------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        """Not while the bus is down: nobody can be heard then, and the dispatcher takes a pause for what it is."""
+        """Not while the bus is down or hangs: nobody can be heard, and the dispatcher sees a pause for what it is."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            if self._bus.connected:
+            if self._hears():
                 was_settled = self._dispatcher.settled
                 self.feed(Ticked(now=time.monotonic()))
                 if self._dispatcher.settled and not was_settled:
                     self._heart.changed()
+            self._metrics.leads.set(self._campaign.leads())
             self._metrics.queued.set(self._dispatcher.board.queue.requests)
             self._metrics.instances.clear()
             for (role, state), count in Counter((i.role, i.state) for i in self._dispatcher.board.fleet).items():
@@ -205,18 +256,31 @@ class SchedulerService:
         queue = self._dispatcher.board.queue
         load = Load(queued_requests=queue.requests, queued_tokens=queue.tokens)
         ready = self._dispatcher.settled
-        return Beat(instance=self._instance, role="scheduler", number=number, ready=ready, load=load)
+        term = self._campaign.term if self._campaign.leads() else 0
+        return Beat(instance=self._instance, role="scheduler", number=number, ready=ready, load=load, term=term)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
     async def _hand_over(self, subscriptions: list[Subscription]) -> None:
-        async with asyncio.TaskGroup() as drains:
-            for subscription in subscriptions:
-                drains.create_task(subscription.drain())
-        await self._performer.close()
+        await _drain([*subscriptions, *self._work_in])
+        await self._performer.give_up_starts()
         self.feed(Closing(now=time.monotonic()))
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
                 await self._performer.flush()
         except TimeoutError:  # their gateways will miss them and ask
             pass
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancelled until they end: a cancellation that comes while nats-py writes is swallowed by it."""
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=CANCEL_SECONDS)
+
+
+async def _drain(subscriptions: list[Subscription]) -> None:
+    async with asyncio.TaskGroup() as drains:
+        for subscription in subscriptions:
+            drains.create_task(subscription.drain())

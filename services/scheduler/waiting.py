@@ -89,13 +89,16 @@ class DrainRate:
     WINDOW_SECONDS = 10
 
     def __init__(self, departures: tuple[tuple[int, int], ...] = ()) -> None:
-        self._departures = deque(departures, maxlen=self.WINDOW_SECONDS + 1)  # (whole second, tokens)
+        window = self.WINDOW_SECONDS + 1
+        self._departures = deque(([second, tokens] for second, tokens in departures), maxlen=window)  # whole seconds
+        self._latest = self._departures[-1] if self._departures else [-1, 0]
 
     def note(self, tokens: int, now: float) -> None:
         second = int(now)
-        if self._departures and self._departures[-1][0] == second:
-            tokens += self._departures.pop()[1]
-        self._departures.append((second, tokens))
+        if self._latest[0] != second:
+            self._latest = [second, 0]
+            self._departures.append(self._latest)
+        self._latest[1] += tokens
 
     def tokens_per_second(self, now: float) -> float:
         """0 if nothing has left lately."""
@@ -106,4 +109,4 @@ class DrainRate:
 
     @property
     def departures(self) -> tuple[tuple[int, int], ...]:
-        return tuple(self._departures)
+        return tuple((second, tokens) for second, tokens in self._departures)

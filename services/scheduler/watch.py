@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.scheduler.board import Board
-from services.scheduler.events import Abort, BeatHeard, Effect, RenewKv, ReportInstance
+from services.scheduler.events import Abort, BeatHeard, Effect, RenewKv, ReportInstance, Ticked
 from services.scheduler.instances import Instance
 from services.scheduler.limits import Limits
 from services.scheduler.waiting import Lines, Live
@@ -37,27 +37,47 @@ class Watch:
         instance = fleet.hear(beat)
         if instance is None:
             return []
-        effects = [effect for r, attempt in beat.requests for effect in self._listed(instance, r, attempt, beat.now)]
-        instance.update(beat)
-        effects += self._drop_unlisted(instance, beat)
+        effects = self._hear_of(instance, beat)
+        unlisted: list[RequestId] = []
+        if instance.held:
+            listed = dict(beat.requests)
+            if not instance.held.keys() <= listed.keys():
+                unlisted = [request for request in instance.held if request not in listed]
+        instance.update(beat, unlisted)
+        effects += self._drop_unlisted(unlisted, beat.now)
         if instance.state != before:
             effects.append(ReportInstance(instance=instance.id, state=instance.state))
         return effects
 
-    def ticked(self, now: float) -> list[Effect]:
+    def ticked(self, tick: Ticked) -> list[Effect]:
+        now = tick.now
         times, limits, fleet = self.times, self._limits, self._board.fleet
         if times.ticked_at is None or now - times.ticked_at > limits.asleep_seconds:
             fleet.pardon(now)
         times.ticked_at = now
         if times.started_at is not None and now - times.started_at >= limits.settle_seconds:
             times.settled = True
+        lost = fleet.remove_lost(now, limits.instance_lost_seconds)
+        fleet.note_served(now, limits.return_seconds)
         return [
-            *self._lose_instances(fleet.remove_lost(now, limits.instance_lost_seconds)),
+            *self._lose_instances(lost),
             *self._lose_gateways(fleet.remove_lost_gateways(now, limits.gateway_lost_seconds)),
             *self._give_up(self._board.queue, lambda live: fleet.serves(live.model, live.final_tokens), now),
             *self._give_up(self._board.kv, lambda live: bool(fleet.partners(live.source, live.final_tokens)), now),
             *self._renew(now),
         ]
+
+    def _hear_of(self, instance: Instance, beat: BeatHeard) -> list[Effect]:
+        """The requests that it answers for. Nearly always they are those that we have sent it."""
+        effects: list[Effect] = []
+        lives, holder, now = self._board.live, instance.id, beat.now
+        for request, attempt in beat.requests:
+            live = lives.get(request)
+            if live is None or live.attempt != attempt or live.holder != holder:
+                effects += self._listed(instance, request, attempt, now)
+            elif live.started:
+                live.since = now
+        return effects
 
     def _listed(self, instance: Instance, request: RequestId, attempt: int, now: float) -> list[Effect]:
         """The instance answers for this attempt: news to a fresh scheduler, or an old attempt that missed its abort."""
@@ -71,18 +91,15 @@ class Watch:
             live = None
         if live is None:
             board.adopt(instance, request, attempt, now)
-        elif live.holder == instance.id:
-            live.since = now if live.started else live.since
         elif live.stage == "queued" or (instance.role == "decode" and live.stage != "decoding"):
             board.leave(live)
             board.hold(live, instance, now)
         return effects
 
-    def _drop_unlisted(self, instance: Instance, beat: BeatHeard) -> list[Effect]:
+    def _drop_unlisted(self, unlisted: list[RequestId], now: float) -> list[Effect]:
         """What has ended unheard. If it has not, its gateway misses the tokens and submits it again."""
-        listed = {request for request, _ in beat.requests}
-        unlisted = [self._board.live[request] for request in instance.held if request not in listed]
-        gone = [u for u in unlisted if u.started and beat.now - u.since > self._limits.unlisted_seconds]
+        lives, most = self._board.live, self._limits.unlisted_seconds
+        gone = [lives[r] for r in unlisted if lives[r].started and now - lives[r].since > most]
         return [effect for live in gone for effect in self._board.drop(live)]
 
     def _lose_instances(self, lost: list[InstanceId]) -> list[Effect]:
@@ -101,10 +118,11 @@ class Watch:
     def _give_up(self, lines: Lines, can_be_served: Callable[[Live], bool], now: float) -> list[Effect]:
         """Heads of lines that nobody can serve any more: those behind them must not wait for ever."""
         effects: list[Effect] = []
+        fleet, patience = self._board.fleet, self._limits.patience_seconds
         for name in lines.names():
             while (request := lines.head(name)) is not None:
                 live = self._board.live[request]
-                if now - live.since <= self._limits.patience_seconds or can_be_served(live):
+                if now - live.since <= patience or can_be_served(live) or fleet.awaits(live.model):
                     break
                 effects += self._board.interrupt(live, "no instance can serve it any more")
         return effects

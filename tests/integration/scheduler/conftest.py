@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from services.scheduler.campaign import LEASE_SECONDS
 from services.scheduler.dispatcher import Dispatcher
 from services.scheduler.limits import Limits
 from services.scheduler.service import SchedulerService
@@ -39,10 +40,17 @@ class Running:
             while not condition(self.dispatcher):  # noqa: ASYNC110  whatever comes over the bus may change it
                 await asyncio.sleep(0.005)
 
+    async def crash(self) -> None:
+        """It decides nothing any more, while its connection still takes messages in."""
+        assert self.task is not None
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+        self.task = None
+
     async def end(self) -> None:
         self.stop.set()
-        assert self.task is not None
-        await asyncio.wait_for(self.task, 5)
+        if self.task is not None:
+            await asyncio.wait_for(self.task, 5)
 
 
 StartScheduler = Callable[..., Awaitable[Running]]
@@ -78,18 +86,32 @@ async def start_scheduler(connect: Connect) -> AsyncIterator[StartScheduler]:
     """`await start_scheduler()` gives one that listens."""
     running: list[Running] = []
 
-    async def start(limits: Limits = LIMITS) -> Running:
-        name = "scheduler-1"
+    async def start(
+        limits: Limits = LIMITS,
+        name: str = "scheduler-1",
+        lease_seconds: float = LEASE_SECONDS,
+        stands_by: bool = False,
+    ) -> Running:
         dispatcher = Dispatcher(limits)
         metrics = SchedulerMetrics(InstanceId(name), "tiny")
-        service = SchedulerService(await connect(name), InstanceId(name), dispatcher, None, metrics, start_seconds=0.3)
+        service = SchedulerService(
+            await connect(name),
+            InstanceId(name),
+            dispatcher,
+            None,
+            metrics,
+            start_seconds=0.3,
+            lease_seconds=lease_seconds,
+        )
         one = Running(service, dispatcher, metrics)
         first_beat: asyncio.Queue[Beat] = asyncio.Queue()
         observer = await connect("observer")
         await observer.subscribe(Beat.SUBJECT.format(role="scheduler", instance=name), first_beat.put, Beat)
         one.task = asyncio.create_task(service.run(one.stop))
         running.append(one)
-        await asyncio.wait_for(first_beat.get(), 5)  # who beats has ears
+        async with asyncio.timeout(5):
+            while not ((await first_beat.get()).term or stands_by):  # who leads has ears
+                pass
         return one
 
     yield start

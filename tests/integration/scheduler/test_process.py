@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from services.scheduler.dispatcher import Dispatcher
-from services.scheduler.journal import journal_files, replay
+from services.scheduler.journal import replay
+from services.scheduler.line_files import numbered_files
 from services.scheduler.service import SchedulerService
+from services.scheduler.simulator.workload import read_trace
 from shared.bus.interface import NoResponder
 from shared.bus.nats import NatsBus
 from shared.messages.instances import Beat
@@ -37,22 +39,32 @@ async def test_the_process_beats_serves_and_ends_when_it_is_told_to(nats_server:
     beats: asyncio.Queue[Beat] = asyncio.Queue()
     async with await NatsBus.connect(nats_server.url, name="test", role="gateway") as bus:
         await bus.subscribe(Beat.SUBJECT.format(role="scheduler", instance="*"), beats.put, Beat)
-        variables = {"NATS_URL": nats_server.url, "DISTSERVE_JOURNAL_DIR": str(tmp_path / "journal")}
+        folders = {
+            "DISTSERVE_JOURNAL_DIR": str(tmp_path / "journal"),
+            "DISTSERVE_TRAFFIC_DIR": str(tmp_path / "traffic"),
+        }
+        variables = {"NATS_URL": nats_server.url, **folders}
         process = await asyncio.create_subprocess_exec(*COMMAND, env=variables, stderr=subprocess.PIPE)
-        beat = await asyncio.wait_for(beats.get(), 15)
-        assert beat.role == "scheduler"
+        async with asyncio.timeout(30):
+            while not (await beats.get()).term:  # who leads takes requests
+                pass
         cast = Cast(lambda name: NatsBus.connect(nats_server.url, name=name, role="gateway"))
         gateway = await cast.gateway()
         assert isinstance(await gateway.submit(work("r")), Accepted)
+        await gateway.submit(work("s", prompt=11))
+        await gateway.end(work("s", prompt=11))
+        await gateway.submit(work("t"))  # its answer says that the end has reached the server too
         process.send_signal(signal.SIGTERM)
         interrupted = await asyncio.wait_for(gateway.interrupted.get(), 5)
         assert interrupted.request == "r"
-        _, errors = await asyncio.wait_for(process.communicate(), 5)
+        _, errors = await asyncio.wait_for(process.communicate(), 15)
         gateway.die()
         await gateway.bus.close()
     assert process.returncode == 0, errors.decode()
-    (file,) = journal_files(tmp_path / "journal")
+    (file,) = numbered_files(tmp_path / "journal")
     assert not replay(file).board.live
+    trace = read_trace(tmp_path / "traffic")
+    assert (trace.inputs, trace.outputs) == ([11], [3])
 
 
 def test_without_a_server_the_process_says_so_and_ends():

@@ -27,11 +27,14 @@ async def test_a_request_goes_from_the_gateway_to_prefill_and_then_to_decode(qui
     scheduler, gateway, prefill, decode = quick
     request = work("r")
     assert isinstance(await gateway.submit(request), Accepted)
-    assert await prefill.started.get() == StartPrefill(work=request)
+    prefill_start = await prefill.started.get()
+    assert isinstance(prefill_start, StartPrefill)
+    assert prefill_start.work == request
+    assert prefill_start.term > 0
     await prefill.say_kv_ready(request)
     start = await decode.started.get()
     assert isinstance(start, StartDecode)
-    assert start.work == request
+    assert (start.work, start.term) == (request, prefill_start.term)
     assert start.kv is not None
     assert (start.kv.source, start.kv.blocks, start.kv.first_token) == ("prefill-1", (3, 4), 7)
     await gateway.end(request)
@@ -179,7 +182,9 @@ async def test_a_colocated_instance_gets_the_whole_request(start_scheduler: Star
     scheduler = await start_scheduler()
     await scheduler.knows(lambda known: known.board.fleet.serves("tiny"))
     await gateway.submit(work("r"))
-    assert await asyncio.wait_for(decode.started.get(), 5) == StartDecode(work=work("r"), kv=None)
+    start = await asyncio.wait_for(decode.started.get(), 5)
+    assert isinstance(start, StartDecode)
+    assert (start.work, start.kv) == (work("r"), None)
 
 
 async def test_a_new_scheduler_does_not_place_again_what_an_instance_has(start_scheduler: StartScheduler, cast: Cast):
@@ -208,11 +213,12 @@ async def test_a_scheduler_that_stops_hands_back_what_waits_there(quick):
 async def test_the_requests_of_a_lost_gateway_are_stopped(cast: Cast, start_scheduler: StartScheduler):
     gateway, prefill = await cast.gateway(), await cast.prefill()
     await cast.decode()
-    scheduler = await start_scheduler(replace(LIMITS, gateway_lost_seconds=0.4))
+    scheduler = await start_scheduler(replace(LIMITS, gateway_lost_seconds=0.4, unlisted_seconds=0.3))
     await scheduler.knows(lambda known: known.board.fleet.serves("tiny"))
     await gateway.submit(work("r"))
     await prefill.started.get()
     gateway.die()
     assert (await asyncio.wait_for(prefill.aborted.get(), 5)).request == "r"
     await scheduler.knows(lambda known: InstanceId("gateway-1") not in dict(known.board.fleet.copy()[1]))
+    await scheduler.knows(lambda known: not known.board.live)  # a beat from before the abort may have brought it back
     assert scheduler.service.idle

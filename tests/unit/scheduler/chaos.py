@@ -8,6 +8,7 @@ from typing import TypeVar
 from services.scheduler.events import (
     Abort,
     Accept,
+    Deposed,
     Effect,
     Event,
     Forget,
@@ -65,6 +66,7 @@ class Chaos:
         self.workers = {name: Worker(name) for name in INSTANCES}
         self.clients: dict[RequestId, Client] = {}
         self.lost_gateway = False
+        self.was_deposed = False
         self.unanswered: list[Start] = []
         self.sent: set[tuple[RequestId, int, type]] = set()  # starts that may have succeeded
         self.interrupted: list[RequestId] = []
@@ -92,8 +94,9 @@ class Chaos:
                 self.open_attempts[effect.request, effect.attempt] = 0
                 self.sent -= {(effect.request, effect.attempt, kind) for kind in (SendPrefill, SendDecode)}
             case Interrupt() if not self.clients[effect.request].over:
-                assert effect.attempt == self.clients[effect.request].attempt
-                self.interrupted.append(effect.request)
+                is_present = effect.attempt == self.clients[effect.request].attempt
+                assert is_present or self.was_deposed, "it forgot an attempt that it knew"
+                self.interrupted += [effect.request] if is_present else []
             case Abort():
                 for worker in self.workers.values():
                     if worker.alive and worker.works.get(effect.request, effect.attempt + 1) <= effect.attempt:
@@ -130,7 +133,8 @@ class Chaos:
 
     def submit_stale_attempt(self, n: int) -> None:
         request = self.some_open_request(n)
-        if request is not None and self.clients[request].attempt and self.world.stage_of(request) is not None:
+        live = self.world.dispatcher.board.live.get(request) if request is not None else None
+        if request is not None and live is not None and live.attempt == self.clients[request].attempt > 0:
             client = self.clients[request]
             (refusal,) = self.world.submit(request, client.attempt - 1, gateway=client.gateway)
             assert isinstance(refusal, Refuse)
@@ -214,6 +218,18 @@ class Chaos:
     def sleep(self, n: int) -> None:
         """The scheduler itself stands still."""
         self.tick(2.0 + n % 8)
+
+    def depose(self, n: int) -> None:
+        """Another scheduler leads for a moment. What was on its way arrives or not, and nobody hears which."""
+        for start in self.unanswered[:]:
+            worker = self.workers[start.instance]
+            if worker.alive and n % 2:
+                worker.works[start.request] = max(start.attempt, worker.works.get(start.request, 0))
+        self.unanswered.clear()
+        self.was_deposed = True
+        before = set(self.world.dispatcher.board.live)
+        self.feed(Deposed(now=self.world.now))
+        self.missed |= before - set(self.world.dispatcher.board.live)
 
     def settle_all_starts(self) -> None:
         while self.unanswered:
@@ -317,12 +333,14 @@ class Chaos:
 
     def submit_missed(self) -> None:
         """Gateways ask for silent requests: one that no instance knows is submitted again."""
-        for request in self.missed:
+        silent, self.missed = self.missed, set()
+        for request in silent:
             client = self.clients[request]
-            if not client.over and not any(request in worker.works for worker in self.workers.values()):
+            if any(w.alive and w.works.get(request) == client.attempt for w in self.workers.values()):
+                self.missed.add(request)
+            elif not client.over:
                 client.attempt += 1
                 self.send_submission(request)
-        self.missed.clear()
 
     def some_open_request(self, n: int) -> RequestId | None:
         return some([request for request, client in self.clients.items() if not client.over], n)

@@ -21,7 +21,7 @@ ORDINARY = (
 )
 FAULTS = (
     *("submit_twice", "submit_next_attempt", "submit_stale_attempt", "abort", "lose_gateway", "refuse_one"),
-    *("say_computed_twice", "lose_lease", "die", "change", "sleep"),
+    *("say_computed_twice", "lose_lease", "die", "change", "sleep", "depose"),
 )
 anything = st.lists(st.tuples(st.sampled_from(3 * ORDINARY + FAULTS), st.integers(0, 9999)), min_size=30, max_size=100)
 

@@ -6,7 +6,8 @@ import pytest
 
 from services.scheduler.dispatcher import Snapshot
 from services.scheduler.events import Event, SendPrefill, Ticked
-from services.scheduler.journal import RETRY_SECONDS, Journal, ReplayDiffers, journal_files, replay
+from services.scheduler.journal import RETRY_SECONDS, Journal, ReplayDiffers, replay
+from services.scheduler.line_files import numbered_files
 from services.scheduler.plain import read_as
 from tests.unit.scheduler.chaos import Chaos
 from tests.unit.scheduler.world import World, of
@@ -38,7 +39,7 @@ def test_a_replay_of_the_journal_ends_with_the_same_dispatcher(tmp_path: Path):
     journal = write_down(tmp_path, chaos)
     let_happen(chaos, 60)
     journal.close()
-    (file,) = journal_files(tmp_path)
+    (file,) = numbered_files(tmp_path)
     assert len(file.read_text().splitlines()) > 100
     assert replay(file).snapshot() == chaos.world.dispatcher.snapshot()
 
@@ -48,7 +49,7 @@ def test_every_file_of_a_rotated_journal_can_be_replayed_by_itself(tmp_path: Pat
     journal = write_down(tmp_path, chaos, file_bytes=20_000)
     let_happen(chaos, 200)
     journal.close()
-    files = journal_files(tmp_path)
+    files = numbered_files(tmp_path)
     assert len(files) > 3
     ends = [replay(file).snapshot() for file in files]
     begins = [read_as(Snapshot, json.loads(file.read_text().splitlines()[0])) for file in files]
@@ -60,7 +61,7 @@ def test_only_the_newest_files_are_kept(tmp_path: Path):
     journal = write_down(tmp_path, chaos, file_bytes=5_000, files=3)
     let_happen(chaos, 200)
     journal.close()
-    files = journal_files(tmp_path)
+    files = numbered_files(tmp_path)
     assert len(files) == 3
     assert int(files[-1].stem) > 10
     assert replay(files[-1]).snapshot() == chaos.world.dispatcher.snapshot()
@@ -69,7 +70,7 @@ def test_only_the_newest_files_are_kept(tmp_path: Path):
 def test_a_restarted_scheduler_goes_on_with_the_next_file(tmp_path: Path):
     for _ in range(2):
         write_down(tmp_path, Chaos()).close()
-    assert [file.name for file in journal_files(tmp_path)] == ["00000001.jsonl", "00000002.jsonl"]
+    assert [file.name for file in numbered_files(tmp_path)] == ["00000001.jsonl", "00000002.jsonl"]
 
 
 def test_a_decision_that_is_made_otherwise_now_is_found_and_its_line_is_named(tmp_path: Path):
@@ -80,7 +81,7 @@ def test_a_decision_that_is_made_otherwise_now_is_found_and_its_line_is_named(tm
     journal.record(event, of(SendPrefill, world.submit("r")))
     journal.close()
     with pytest.raises(ReplayDiffers, match="line 2"):
-        replay(journal_files(tmp_path)[0])
+        replay(numbered_files(tmp_path)[0])
 
 
 def test_a_last_line_that_a_crash_cut_off_is_left_out(tmp_path: Path):
@@ -88,7 +89,7 @@ def test_a_last_line_that_a_crash_cut_off_is_left_out(tmp_path: Path):
     journal = write_down(tmp_path, chaos)
     let_happen(chaos, 30)
     journal.close()
-    (file,) = journal_files(tmp_path)
+    (file,) = numbered_files(tmp_path)
     whole = file.read_text()
     file.write_text(whole[: len(whole) - 20])
     replay(file)
@@ -105,7 +106,7 @@ def test_a_folder_that_cannot_be_written_disturbs_nobody_and_is_tried_again_late
     chaos.tick(RETRY_SECONDS)
     let_happen(chaos, 30)
     journal.close()
-    (file,) = journal_files(folder)
+    (file,) = numbered_files(folder)
     assert replay(file).snapshot() == chaos.world.dispatcher.snapshot()
 
 
@@ -121,5 +122,5 @@ def test_after_a_full_disk_a_new_file_begins_without_a_hole(tmp_path: Path, monk
     chaos.tick(RETRY_SECONDS)
     let_happen(chaos, 30)
     journal.close()
-    (file,) = journal_files(tmp_path)
+    (file,) = numbered_files(tmp_path)
     assert replay(file).snapshot() == chaos.world.dispatcher.snapshot()

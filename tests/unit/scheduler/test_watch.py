@@ -152,7 +152,7 @@ def test_queued_requests_that_nobody_can_serve_any_more_go_back_to_their_gateway
     world.pair()
     world.prefilling("running", tokens=1000)
     world.submit("r", tokens=1000)
-    effects = keep_alive(world, 12)
+    effects = keep_alive(world, 70)
     assert [i.request for i in of(Interrupt, effects)] == ["running", "r"]
     assert world.is_empty
 
@@ -163,7 +163,7 @@ def test_kv_that_no_decode_instance_can_take_any_more_goes_back_to_its_gateway()
     world.prefilling("r")
     world.kv_computed("r")
     world.answer("decode-1", "r", "unreachable")
-    effects = keep_alive(world, 12, "prefill-1", requests=[("r", 0)])
+    effects = keep_alive(world, 70, "prefill-1", requests=[("r", 0)])
     assert [i.request for i in of(Interrupt, effects)] == ["r"]
 
 
