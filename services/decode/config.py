@@ -19,7 +19,6 @@ class DecodeConfig:
     colocated: bool  # prefills here as well
     order: Order  # of prefill and decode in one instance; matters only when colocated
     prefill_tokens: int  # colocated: tokens of one prefill batch, or of one step with chunks
-    lease_seconds: float  # as the prefill instances have it; renewed three times within
 
     @classmethod
     def from_env(cls, variables: Mapping[str, str]) -> "DecodeConfig":
@@ -34,5 +33,4 @@ class DecodeConfig:
             colocated=env.flag("COLOCATED", False),
             order=env.choice("COLOCATED_POLICY", "prefill_priority", ("prefill_priority", "chunked")),
             prefill_tokens=env.integer("PREFILL_BATCH_TOKENS", 512, least=1),
-            lease_seconds=env.number("LEASE_SECONDS", 30.0, least=1.0),
         )

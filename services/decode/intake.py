@@ -108,6 +108,13 @@ class Intake:
             await self._release(self._drop(work.request, work.attempt))
             await self._teller.interrupt(work, reason)
 
+    async def give_back_from(self, source: InstanceId) -> None:
+        """Hand back what waits for KV that is lost with `source`. A pull that runs ends by itself."""
+        for arrival in list(self._queue):
+            if arrival.kv is not None and arrival.kv.source == source:
+                self._drop(arrival.work.request, arrival.work.attempt)
+                await self._teller.interrupt(arrival.work, f"its KV was lost with {source}")
+
     async def close(self) -> None:
         """End every transfer and wait until nothing writes into the pool any more."""
         for fill in self._fills:

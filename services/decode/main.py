@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from dataclasses import replace
 
 from services.decode.config import DecodeConfig
 from services.decode.service import DecodeService
@@ -15,8 +16,9 @@ from shared.specs.settings import BadSetting, end_misconfigured
 from shared.telemetry.metrics import DecodeMetrics
 from shared.telemetry.status import status_server
 from shared.transport.ucx import UcxTransport
+from shared.worker.breakdown import InstanceBroken, end_broken
 from shared.worker.gpu_claim import own_gpus
-from shared.worker.lifecycle import stop_on_signals
+from shared.worker.lifecycle import keep_what_is_loaded, stop_on_signals
 from shared.worker.loading import load_engine
 from shared.worker.pulse import keep_health_file
 
@@ -30,7 +32,9 @@ async def serve(config: DecodeConfig) -> None:
         stop = stop_on_signals()
         with own_gpus(config.instance.gpu_claim_folder):
             async with status_server(settings, metrics) as status:
-                engine = await asyncio.to_thread(load_engine, config.instance.engine)
+                engine = await asyncio.to_thread(
+                    load_engine, replace(config.instance.engine, decode_batch=config.max_batch)
+                )
                 async with (
                     await NatsBus.connect(config.instance.bus, name=instance, role="decode") as bus,
                     UcxTransport(engine.cache.pool.device.index) as transport,
@@ -39,6 +43,7 @@ async def serve(config: DecodeConfig) -> None:
                     metrics.watch_bus(bus.troubles.counts)
                     service = DecodeService(config, instance, bus, transport, engine, metrics)
                     status.missing = service.missing
+                    keep_what_is_loaded()
                     await service.run(stop)
     finally:
         telemetry.stop()
@@ -49,6 +54,8 @@ def main() -> None:
         asyncio.run(serve(DecodeConfig.from_env(os.environ)))
     except (BadSetting, BadModel) as error:
         end_misconfigured("decode", error)
+    except InstanceBroken as error:
+        end_broken("decode", error)
     except BusError as error:
         sys.exit(f"decode: {error}")
 

@@ -24,6 +24,8 @@ from shared.transport.interface import TransferFailed, TransferReport, Transport
 log = structlog.get_logger()
 
 ASK_TIMEOUT_SECONDS = 2.0
+RENEWALS_PER_LEASE = 3
+RENEWAL_TICK_SECONDS = 0.25
 RETRY_PAUSE_SECONDS = 0.2  # the other side needs a moment to see that the first try has ended
 
 
@@ -97,14 +99,17 @@ class Puller:
         except BusError as error:
             log.warning("kv_release_not_sent", request_id=work.request, error=str(error))
 
-    async def renew(self, waiting: Callable[[], Sequence[Arrival]], every_seconds: float) -> None:
-        """Keep the leases of everything that waits here, for ever."""
+    async def renew(self, waiting: Callable[[], Sequence[Arrival]]) -> None:
+        """Keep the leases of everything that waits here, for ever: each as its holder has set it."""
         while True:
-            await asyncio.sleep(every_seconds)
+            await asyncio.sleep(RENEWAL_TICK_SECONDS)
+            now = time.monotonic()
             by_source: dict[InstanceId, list[tuple[RequestId, int]]] = defaultdict(list)
             for arrival in waiting():
-                if arrival.kv is not None:
-                    by_source[arrival.kv.source].append((arrival.work.request, arrival.work.attempt))
+                kv = arrival.kv
+                if kv is not None and now - arrival.renewed_at >= kv.lease_seconds / RENEWALS_PER_LEASE:
+                    arrival.renewed_at = now
+                    by_source[kv.source].append((arrival.work.request, arrival.work.attempt))
             for source, requests in by_source.items():
                 try:
                     message = KvRenewed(requests=tuple(requests))
@@ -153,6 +158,7 @@ class Puller:
             transfer=transfer,
             runs=tuple((piece.source, piece.count) for piece in pieces),
             checksum=self._limits.checksum,
+            secret=kv.secret,
         )
         subject = PullBlocks.SUBJECT.format(instance=kv.source)
         try:

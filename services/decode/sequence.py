@@ -22,6 +22,7 @@ class Arrival:
     kv: KvHandle | None  # None: its context is prefilled here
     trace: Context
     arrived_ns: int = field(default_factory=time.time_ns)
+    renewed_at: float = field(default_factory=time.monotonic)  # when its lease was last seen to be young
     dropped: bool = False  # aborted or replaced: whoever works on it lets go at the next point
 
     @property

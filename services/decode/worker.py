@@ -8,7 +8,7 @@ import structlog
 
 from services.decode.sequence import Sequence
 from shared.engine.pieces import Draw, Drawn, NonFiniteLogits, Piece
-from shared.engine.thread import EngineThread
+from shared.engine.thread import EngineThread, StepHung
 from shared.kv.layout import blocks_for
 from shared.kv.ledger import Ledger
 from shared.policy.decode import Order, plan_step
@@ -16,6 +16,7 @@ from shared.policy.finish import finish_of
 from shared.policy.step_failures import StepFailures
 from shared.telemetry import traces
 from shared.telemetry.metrics import DecodeMetrics
+from shared.worker.breakdown import Breakdown
 from shared.worker.teller import Teller
 
 log = structlog.get_logger()
@@ -32,14 +33,20 @@ class DecodeWorker:
     """Owns the running sequences. Blocks change hands only between steps."""
 
     def __init__(
-        self, engine: EngineThread, ledger: Ledger, teller: Teller, metrics: DecodeMetrics, limits: BatchLimits
+        self,
+        engine: EngineThread,
+        ledger: Ledger,
+        teller: Teller,
+        metrics: DecodeMetrics,
+        limits: BatchLimits,
+        breakdown: Breakdown,
     ) -> None:
         self._engine, self._ledger, self._teller = engine, ledger, teller
-        self._metrics, self._limits = metrics, limits
+        self._metrics, self._limits, self._breakdown = metrics, limits, breakdown
         self.members: list[Sequence] = []  # in order of admission
         self._wake = asyncio.Event()
         self._freed = asyncio.Event()
-        self.failures = StepFailures()
+        self._failures = StepFailures()
 
     def join(self, sequence: Sequence) -> None:
         self.members.append(sequence)
@@ -55,7 +62,7 @@ class DecodeWorker:
         self._freed.clear()
 
     async def run(self) -> None:
-        while True:
+        while not self._breakdown.reason:
             self._drop_aborted()
             pieces = await self._plan()
             if pieces:
@@ -88,15 +95,19 @@ class DecodeWorker:
         await self._teller.flush()  # the previous step's tokens leave while this one is computed
         try:
             drawn = await step
+        except StepHung as error:
+            self._breakdown.declare(str(error))
+            return
         except Exception as error:  # whatever the engine met: who is concerned goes back, the instance lives on
             culprits = [pieces[i] for i in error.pieces] if isinstance(error, NonFiniteLogits) else pieces
-            self.failures.failed([member.work.request for member, _ in culprits])
+            self._failures.failed([member.work.request for member, _ in culprits])
+            self._breakdown.note_failures(self._failures.in_a_row, error)
             self._metrics.steps_failed.inc()
             log.exception("decode_step_failed", sequences=len(pieces), given_back=len(culprits))
             for member, _ in culprits:
                 await self._give_back(member, f"decode failed: {error}")
             return
-        self.failures.succeeded()
+        self._failures.succeeded()
         self._metrics.step_ended(self._engine.step_seconds, sum(count for _, count in pieces))
         for (member, count), result in zip(pieces, drawn, strict=True):
             member.computed += count

@@ -5,6 +5,8 @@ prefill memory is the queue (paper section 4.3).
 """
 
 import asyncio
+import hmac
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,6 +43,7 @@ log = structlog.get_logger()
 OFFER_TIMEOUT_SECONDS = 1.0
 OFFER_PAUSE_SECONDS = 0.2
 SWEEP_SECONDS = 0.25
+SECRET_BYTES = 16
 SETTLE_SECONDS = 2.0  # by then a decode instance that has taken a request has told the new scheduler so
 
 
@@ -101,6 +104,7 @@ class Handoff:
             lease_seconds=self._lease_seconds,
             first_token=drawn.token,
             first_logprobs=drawn.logprobs,
+            secret=secrets.token_bytes(SECRET_BYTES),
         )
         ready = KvReady(work=work, kv=kv)
         self._parcels[owner] = Parcel(ready, trace, asyncio.create_task(self._offer(owner, ready, trace)))
@@ -127,6 +131,9 @@ class Handoff:
         holding, parcel = self._ledger.get(owner), self._parcels.get(owner)
         if holding is None or parcel is None or holding.state is not State.HELD:
             return Gone(request=owner.request, attempt=owner.attempt, reason="not held here any more")
+        if not hmac.compare_digest(message.secret, parcel.ready.kv.secret):
+            log.error("kv_pull_without_its_secret", request_id=owner.request, puller=message.puller)
+            return Gone(request=owner.request, attempt=owner.attempt, reason="this is not the secret of its handle")
         wanted = {block for first, count in message.runs for block in range(first, first + count)}
         if not wanted <= set(holding.blocks):
             return Gone(request=owner.request, attempt=owner.attempt, reason="these blocks are not of this request")

@@ -15,8 +15,9 @@ from shared.specs.settings import BadSetting, end_misconfigured
 from shared.telemetry.metrics import PrefillMetrics
 from shared.telemetry.status import status_server
 from shared.transport.ucx import UcxTransport
+from shared.worker.breakdown import InstanceBroken, end_broken
 from shared.worker.gpu_claim import own_gpus
-from shared.worker.lifecycle import stop_on_signals
+from shared.worker.lifecycle import keep_what_is_loaded, stop_on_signals
 from shared.worker.loading import load_engine
 from shared.worker.pulse import keep_health_file
 
@@ -39,6 +40,7 @@ async def serve(config: PrefillConfig) -> None:
                     metrics.watch_bus(bus.troubles.counts)
                     service = PrefillService(config, instance, bus, transport, engine, metrics)
                     status.missing = service.missing
+                    keep_what_is_loaded()
                     await service.run(stop)
     finally:
         telemetry.stop()
@@ -49,6 +51,8 @@ def main() -> None:
         asyncio.run(serve(PrefillConfig.from_env(os.environ)))
     except (BadSetting, BadModel) as error:
         end_misconfigured("prefill", error)
+    except InstanceBroken as error:
+        end_broken("prefill", error)
     except BusError as error:
         sys.exit(f"prefill: {error}")
 

@@ -16,17 +16,17 @@ from shared.messages.handoff import KvReleased, KvRenewed, LinkTest, LinkTestAns
 from shared.messages.instances import Beat, Capacity, Load
 from shared.messages.requests import AbortRequest, Refused, SubmitRequest
 from shared.messages.work import Started, StartPrefill
+from shared.policy.terms import Terms
 from shared.specs.ids import InstanceId, role_of
 from shared.telemetry.metrics import PrefillMetrics
 from shared.transport.interface import Transport
 from shared.transport.selftest import answer_link_test
+from shared.worker.breakdown import Breakdown
 from shared.worker.lifecycle import missing, stop_with
 from shared.worker.neighbours import Neighbours
 from shared.worker.teller import Teller
 
 log = structlog.get_logger()
-
-MOST_FAILURES = 3  # failed steps in a row, of different requests, after which this instance takes itself out
 
 
 class PrefillService:
@@ -41,7 +41,8 @@ class PrefillService:
     ) -> None:
         self._config, self._instance, self._bus, self._transport = config, instance, bus, transport
         self._engine = engine
-        self._thread = EngineThread(engine)
+        self._thread = EngineThread(engine, config.instance.step_seconds)
+        self._breakdown = Breakdown()
         self.ledger = Ledger(engine.blocks)
         self._teller = Teller(bus, instance)
         self._handoff = Handoff(
@@ -63,13 +64,18 @@ class PrefillService:
             block_tokens=engine.block_tokens,
             max_model_tokens=engine.max_model_tokens,
         )
-        self._worker = PrefillWorker(self._thread, self.ledger, self._teller, self._handoff, metrics, limits)
+        self._worker = PrefillWorker(
+            self._thread, self.ledger, self._teller, self._handoff, metrics, limits, self._breakdown
+        )
         self._heart = Heart(bus, self._describe)
         self._neighbours = Neighbours(instance, self._heart.changed, self._on_lost, self._on_beat)
-        self._scheduler: InstanceId | None = None
+        self._terms = Terms()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set or the bus is closed for good, then let what is here finish or hand it back."""
+        """Serve until `stop` is set or the bus is closed for good, then let what is here finish or hand it back.
+
+        InstanceBroken, once everything is handed back, if the engine is of no use any more.
+        """
         try:
             await self._listen()
             async with asyncio.TaskGroup() as tasks:
@@ -77,6 +83,7 @@ class PrefillService:
                 running = [tasks.create_task(loop) for loop in loops]
                 running.append(tasks.create_task(self._heart.run()))
                 running.append(tasks.create_task(stop_with(self._bus, stop)))
+                running.append(tasks.create_task(self._hand_back_when_broken(stop)))
                 await stop.wait()
                 await self._drain()
                 for task in running:
@@ -84,6 +91,7 @@ class PrefillService:
         finally:
             await self._handoff.close()
             await self._thread.close()
+        self._breakdown.raise_if_broken()
 
     def works(self) -> list[SubmitRequest]:
         """Every request this instance answers for."""
@@ -91,11 +99,7 @@ class PrefillService:
 
     def missing(self) -> list[str]:
         """What keeps this instance from taking work; empty if nothing does."""
-        return missing(self._bus, draining=self._worker.draining, broken=self._broken())
-
-    def _broken(self) -> str:
-        failures = self._worker.failures.in_a_row
-        return f"{failures} steps in a row failed" if failures >= MOST_FAILURES else ""
+        return missing(self._bus, draining=self._worker.draining, broken=self._breakdown.reason)
 
     async def _listen(self) -> None:
         bus, me = self._bus, self._instance
@@ -109,6 +113,8 @@ class PrefillService:
         await bus.subscribe(LinkTest.SUBJECT.format(instance=me), self._link_test, LinkTest)
 
     async def _start(self, message: StartPrefill) -> Started | Refused:
+        if not self._terms.admits(message.term):
+            return Refused.of(message.work, "deposed", f"a scheduler leads in term {self._terms.latest}")
         self._neighbours.expect(message.work.gateway)
         return await self._worker.start(message)
 
@@ -116,8 +122,7 @@ class PrefillService:
         return await answer_link_test(self._transport, message, self._engine.cache.scratch)
 
     async def _on_beat(self, beat: Beat) -> None:
-        if beat.role == "scheduler" and beat.instance != self._scheduler:
-            self._scheduler = beat.instance
+        if self._terms.heard(beat):
             self._handoff.scheduler_changed()
 
     async def _on_lost(self, neighbour: InstanceId) -> None:
@@ -125,6 +130,14 @@ class PrefillService:
             await self._worker.abort_requests_of(neighbour)
         elif role_of(neighbour) == "decode":
             await self._transport.forget(neighbour)
+
+    async def _hand_back_when_broken(self, stop: asyncio.Event) -> None:
+        """Out of service first, so that nothing comes back here; then its end, for somebody to start it afresh."""
+        await self._breakdown.happened()
+        self._worker.draining = True
+        self._heart.changed()
+        await self._worker.give_back_all(self._breakdown.reason)
+        stop.set()
 
     async def _drain(self) -> None:
         self._worker.draining = True
@@ -137,7 +150,7 @@ class PrefillService:
             await self._worker.give_back_all(f"{self._instance} is shutting down")
 
     def _describe(self, number: int) -> Beat:
-        worker, engine, broken = self._worker, self._engine, self._broken()
+        worker, engine, broken = self._worker, self._engine, self._breakdown.reason
         return Beat(
             instance=self._instance,
             role="prefill",
@@ -159,7 +172,9 @@ class PrefillService:
                 queued_tokens=worker.queued_tokens,
                 free_blocks=self.ledger.free,
                 held_blocks=self.ledger.count(State.HELD) + self.ledger.count(State.PULLING),
+                blocks_by_state=self.ledger.counts(),
             ),
             address=self._transport.address,
             requests=tuple((work.request, work.attempt) for work in self.works()),
+            term=self._terms.latest,
         )

@@ -11,17 +11,18 @@ from opentelemetry.context import Context
 
 from services.prefill.handoff import Handoff
 from shared.engine.pieces import Draw, Drawn, Piece
-from shared.engine.thread import EngineThread
+from shared.engine.thread import EngineThread, StepHung
 from shared.kv.layout import blocks_for
 from shared.kv.ledger import Ledger, Owner, State
 from shared.messages.requests import AbortRequest, Refused, SubmitRequest
 from shared.messages.work import Started, StartPrefill
 from shared.policy.finish import finish_of
-from shared.policy.prefill import Waiting, next_prefill_batch
+from shared.policy.prefill import next_prefill_batch
 from shared.policy.step_failures import StepFailures
 from shared.specs.ids import InstanceId, RequestId
 from shared.telemetry import traces
 from shared.telemetry.metrics import PrefillMetrics
+from shared.worker.breakdown import Breakdown
 from shared.worker.teller import Teller
 
 log = structlog.get_logger()
@@ -62,14 +63,15 @@ class PrefillWorker:
         handoff: Handoff,
         metrics: PrefillMetrics,
         limits: PrefillLimits,
+        breakdown: Breakdown,
     ) -> None:
         self._engine, self._ledger, self._teller, self._handoff = engine, ledger, teller, handoff
-        self._metrics, self._limits = metrics, limits
+        self._metrics, self._limits, self._breakdown = metrics, limits, breakdown
         self._waiting: deque[Job] = deque()
         self._computing: list[Job] = []
         self._wake = asyncio.Event()
         self.draining = False
-        self.failures = StepFailures()
+        self._failures = StepFailures()
         metrics.watch(ledger, running=lambda: len(self._computing), waiting=lambda: len(self._waiting))
 
     # -- what the bus asks --------------------------------------------------------------------------------------------
@@ -84,7 +86,8 @@ class PrefillWorker:
         refusal = self._refusal(work)
         if refusal is not None:
             return refusal
-        self._end(work.request, work.attempt)
+        if known is not None:
+            self._end(work.request, work.attempt)
         context = work.prompt + work.generated
         blocks = blocks_for(len(context), self._limits.block_tokens)
         self._teller.begin(work)
@@ -124,7 +127,7 @@ class PrefillWorker:
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        while True:
+        while not self._breakdown.reason:
             batch = self._next_batch()
             if batch:
                 await self._compute(batch)
@@ -139,7 +142,7 @@ class PrefillWorker:
             await self._teller.interrupt(work, reason)
 
     def _next_batch(self) -> list[Job]:
-        waiting = (Waiting(len(job.context), job.blocks) for job in self._waiting)
+        waiting = ((len(job.context), job.blocks) for job in self._waiting)
         count = next_prefill_batch(waiting, self._limits.batch_tokens, self._ledger.free)
         return [self._waiting.popleft() for _ in range(count)]
 
@@ -149,15 +152,19 @@ class PrefillWorker:
         started_ns = time.time_ns()
         try:
             drawn = await self._engine.step(pieces)
+        except StepHung as error:
+            self._breakdown.declare(str(error))
+            return  # what is being computed goes back with everything else
         except Exception as error:  # whatever the engine met: these requests go back, the instance lives on
-            self.failures.failed([job.work.request for job in batch])
+            self._computing = []
+            self._failures.failed([job.work.request for job in batch])
+            self._breakdown.note_failures(self._failures.in_a_row, error)
             self._metrics.steps_failed.inc()
             log.exception("prefill_step_failed", requests=len(batch))
             await self._give_back(batch, f"prefill failed: {error}")
             return
-        finally:
-            self._computing = []
-        self.failures.succeeded()
+        self._computing = []
+        self._failures.succeeded()
         self._metrics.step_ended(self._engine.step_seconds, sum(len(job.context) for job in batch))
         for job, result in zip(batch, drawn, strict=True):
             assert result is not None
