@@ -27,6 +27,7 @@ class Stream:
     """What a client of it sees."""
 
     live: LiveRequest
+    news: asyncio.Event
 
     @property
     def tokens(self) -> list[int]:
@@ -43,8 +44,8 @@ class Stream:
     async def has(self, count: int) -> None:
         """Wait until it has `count` tokens or its end."""
         while len(self.tokens) < count and self.end is None:
-            await self.live.news.wait()
-            self.live.news.clear()
+            await self.news.wait()
+            self.news.clear()
 
     async def ended(self) -> End:
         await self.has(1 << 30)
@@ -60,7 +61,9 @@ class LiveGateway:
 
     def begin(self, prompt: list[int], sampling: Sampling) -> Stream:
         arrived_at = time.monotonic()
-        return Stream(self.service.begin(next(self._names), tuple(prompt), sampling, arrived_at, asyncio.Event()))
+        news = asyncio.Event()
+        live = self.service.begin(next(self._names), tuple(prompt), sampling, arrived_at, news)
+        return Stream(live, news)
 
     def abort(self, stream: Stream) -> None:
         self.service.feed(stream.live, GivenUp(unavailable("the client is gone"), "aborted"))

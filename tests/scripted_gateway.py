@@ -5,12 +5,16 @@ import itertools
 from dataclasses import dataclass, field
 
 from shared.bus.heart import Heart
-from shared.bus.interface import Bus
+from shared.bus.interface import Bus, BusTimeout, NoResponder
 from shared.messages.instances import Beat
 from shared.messages.requests import AbortRequest, Accepted, Refused, RequestEnded, SubmitRequest
 from shared.messages.tokens import Finish, RequestInterrupted, TokenBatch, TokenLogprobs, TokenRow
 from shared.specs.ids import InstanceId, RequestId
 from shared.specs.sampling import Sampling
+
+SUBMIT_SECONDS = 10.0
+ANSWER_SECONDS = 2.0
+PAUSE_SECONDS = 0.1
 
 
 class RequestRefused(Exception):
@@ -80,9 +84,19 @@ class ScriptedGateway:
         await self._bus.publish(AbortRequest.SUBJECT, AbortRequest(request=answer.request, attempt=answer.attempt))
 
     async def _send(self, work: SubmitRequest) -> None:
-        reply = await self._bus.request(SubmitRequest.SUBJECT, work, Accepted, Refused, timeout_seconds=5)
-        if isinstance(reply, Refused):
-            raise RequestRefused(f"{reply.reason}: {reply.message}")
+        """Again and again, as a gateway does: a scheduler that is not sure to lead says nothing."""
+        async with asyncio.timeout(SUBMIT_SECONDS):
+            while True:
+                try:
+                    reply = await self._bus.request(
+                        SubmitRequest.SUBJECT, work, Accepted, Refused, timeout_seconds=ANSWER_SECONDS
+                    )
+                except (BusTimeout, NoResponder):
+                    await asyncio.sleep(PAUSE_SECONDS)
+                    continue
+                if isinstance(reply, Refused):
+                    raise RequestRefused(f"{reply.reason}: {reply.message}")
+                return
 
     async def _tokens(self, message: TokenBatch | RequestInterrupted) -> None:
         if isinstance(message, TokenBatch):

@@ -1,6 +1,5 @@
 """The answer to one HTTP call while it comes into being: one or more choices, each a request of its own."""
 
-import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from services.gateway.events import GivenUp, StopFound
 from services.gateway.live import LiveRequest
 from services.gateway.model import ServedModel
 from services.gateway.openai import Options
+from services.gateway.outbox import Bell
 from services.gateway.service import GatewayService
 from services.gateway.targets import LatencyTargets
 from services.gateway.text import ChoiceText, Piece
@@ -56,7 +56,7 @@ class Answer:
         """`arrived_at`: of the call's last byte, on the monotonic clock."""
         self._service, self._model, self._options = service, model, options
         self._call, self._arrived_at, self._targets = call, arrived_at, targets
-        self._news = asyncio.Event()
+        self.bell = Bell(service.outbox)
         self._prompt_tokens = 0
         self.choices: list[Choice] = []
 
@@ -70,7 +70,7 @@ class Answer:
                 for number in range(options.n):
                     sampling = sampling_of(options, limit, seed_of(seed, number), self._model.stop_token_ids)
                     request = RequestId(f"{self._call}-{len(self.choices)}")
-                    live = self._service.begin(request, prompt, sampling, self._arrived_at, self._news, self._targets)
+                    live = self._service.begin(request, prompt, sampling, self._arrived_at, self.bell, self._targets)
                     text = ChoiceText(self._model.tokenizer, prompt, options.stops, options.min_tokens)
                     self.choices.append(Choice(len(self.choices), live, text))
         except ApiError as error:
@@ -83,16 +83,7 @@ class Answer:
             self._raise_error()
             if all(choice.live.life.taken for choice in self.choices):
                 return
-            await self.wait()
-
-    async def wait(self) -> None:
-        """Until there may be something to take."""
-        await self._news.wait()
-        self._news.clear()
-
-    def wake(self) -> None:
-        """Let `wait` return, though there is nothing new."""
-        self._news.set()
+            await self.bell.wait()
 
     def take(self) -> list[tuple[Choice, Piece]]:
         """What is new since the last call; an empty piece where a choice finished without more text."""
@@ -119,6 +110,14 @@ class Answer:
     @property
     def done(self) -> bool:
         return all(choice.finish is not None for choice in self.choices)
+
+    @property
+    def over(self) -> bool:
+        """Nothing more will come of it, complete or not."""
+        for choice in self.choices:
+            if choice.finish is None:
+                return self.error is not None
+        return True
 
     @property
     def error(self) -> ApiError | None:

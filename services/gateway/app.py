@@ -9,6 +9,7 @@ from services.gateway.body import BodyReader
 from services.gateway.boundary import Boundary
 from services.gateway.config import GatewayConfig
 from services.gateway.generation import ChatCompletions, Completions, Generation
+from services.gateway.keys import KeyRing
 from services.gateway.model import ServedModel
 from services.gateway.prompts import Prompts
 from services.gateway.routes import Routes
@@ -49,4 +50,4 @@ def build_app(config: GatewayConfig, service: GatewayService, model: ServedModel
         ],
         redirect_slashes=False,
     )
-    return Boundary(router, config.api_keys, service.metrics)
+    return Boundary(router, KeyRing(config.api_keys, config.key_limits), service.metrics)

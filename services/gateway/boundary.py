@@ -3,7 +3,8 @@
 import asyncio
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -13,7 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.gateway.errors import ApiError, http_error, internal_error, wrong_key
+from services.gateway.errors import ApiError, http_error, internal_error, too_many, wrong_key
+from services.gateway.keys import Holder, KeyRing
 from shared.telemetry import traces
 from shared.telemetry.metrics import GatewayMetrics
 
@@ -37,11 +39,10 @@ MOST_REQUEST_ID_CHARS = 64
 class Boundary:
     """Around the whole application. Puts `call` into the scope's state: a name that no other call has anywhere."""
 
-    def __init__(self, app: ASGIApp, api_keys: Sequence[str], metrics: GatewayMetrics) -> None:
-        """`api_keys`: any of them opens every route; none: everything is open."""
+    def __init__(self, app: ASGIApp, keys: KeyRing, metrics: GatewayMetrics) -> None:
         self._app = app
         self._metrics = metrics
-        self._api_keys = [key.encode() for key in api_keys]
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -63,15 +64,14 @@ class Boundary:
         try:
             with structlog.contextvars.bound_contextvars(request_id=call), _root_span(scope, headers) as span:
                 try:
-                    if not self._may_pass(scope["path"], headers):
-                        raise wrong_key()
-                    await self._app(scope, receive, send_with_id)
+                    with self._admitted(scope["path"], headers):
+                        await self._app(scope, receive, send_with_id)
                 except Exception as error:
                     response = error_response(error)
                     if status == 0:
                         await response(scope, receive, send_with_id)
                     else:
-                        scope["state"]["cut_connection"]()  # it must not look complete
+                        scope["state"]["connection"].cut()  # it must not look complete
                         await asyncio.sleep(0)  # for uvicorn to hear of it, or it takes the response for forgotten
                 span.set_attribute(traces.HTTP_STATUS, status)
                 if given:
@@ -82,12 +82,29 @@ class Boundary:
             self._metrics.in_flight.dec()
             self._metrics.responses.labels(_route(scope["path"]), str(status)).inc()
 
-    def _may_pass(self, path: str, headers: Headers) -> bool:
-        if not self._api_keys or path in OPEN_PATHS:
-            return True
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        matches = [secrets.compare_digest(given.strip().encode(), key) for key in self._api_keys]  # all, for equal time
-        return scheme.lower() == "bearer" and any(matches)
+    @contextmanager
+    def _admitted(self, path: str, headers: Headers) -> Iterator[None]:
+        """ApiError if the key is wrong or has used up what it may. Only what is generated counts."""
+        if path in OPEN_PATHS:
+            yield
+            return
+        holder = self._keys.holder(headers.get("authorization", ""))
+        if holder is None:
+            raise wrong_key()
+        if path not in TRACED_PATHS:
+            yield
+            return
+        _begin(holder)
+        try:
+            yield
+        finally:
+            holder.end()
+
+
+def _begin(holder: Holder) -> None:
+    seconds = holder.begin(time.monotonic())
+    if seconds > 0:
+        raise too_many(holder.limits, seconds)
 
 
 def error_response(error: Exception) -> Response:

@@ -5,6 +5,7 @@ import math
 from http import HTTPStatus
 from typing import assert_never
 
+from services.gateway.keys import KeyLimits
 from shared.messages.requests import Refused
 
 
@@ -71,6 +72,18 @@ def overloaded(message: str, retry_after_seconds: float) -> ApiError:
     )
 
 
+def too_many(limits: KeyLimits, retry_after_seconds: float) -> ApiError:
+    allowed = [(limits.at_once, "at once"), (limits.per_minute, "in a minute")]
+    said = " and ".join(f"{count} requests {when}" for count, when in allowed if count is not None)
+    return ApiError(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        f"One API key may have {said} here",
+        kind="rate_limit_error",
+        code="rate_limit_exceeded",
+        retry_after_seconds=retry_after_seconds,
+    )
+
+
 def unavailable(message: str, retry_after_seconds: float = 1.0) -> ApiError:
     return ApiError(
         HTTPStatus.SERVICE_UNAVAILABLE,
@@ -131,7 +144,7 @@ def internal_error() -> ApiError:
 def refusal(refused: Refused, model: str) -> ApiError:
     """The scheduler's words in HTTP's."""
     match refused.reason:
-        case "queue_full":
+        case "queue_full" | "too_late":
             return overloaded(refused.message, refused.retry_after_seconds)
         case "too_long":
             return bad_value("max_tokens", refused.message, "context_length_exceeded")
@@ -139,7 +152,7 @@ def refusal(refused: Refused, model: str) -> ApiError:
             return unknown_model(model)
         case "invalid":
             return bad_value("body", refused.message)
-        case "no_instance" | "draining":
+        case "no_instance" | "draining" | "deposed":
             return unavailable(refused.message, refused.retry_after_seconds)
         case _:
             assert_never(refused.reason)

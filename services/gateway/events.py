@@ -41,7 +41,7 @@ class GivenUp:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerChanged:
-    """There is a scheduler that was not there before. It may not know what waited at the one before it."""
+    """Another scheduler leads than before. It may not know what waited at the one before it."""
 
 
 Event = Accepted | Refused | TokenRow | RequestInterrupted | Unanswered | Asked | StopFound | GivenUp | SchedulerChanged

@@ -8,6 +8,7 @@ import time
 from typing import Any, Protocol
 
 from services.gateway.answer import Answer, Choice, Usage
+from services.gateway.openai import Options
 from services.gateway.spans import Operation
 from services.gateway.text import Piece, ScoredToken
 from services.gateway.tokenizer import Tokenizer
@@ -43,10 +44,12 @@ class _Chunks:
         self._start = b"data: " + json.dumps(self.head).encode()[:-1] + b', "choices": ['
         self._end = b'], "usage": null}\n\n' if include_usage else b"]}\n\n"
 
-    def event(self, index: int, content: str, finish: Finish | None) -> bytes:
-        """`content`: the choice's other members, as JSON."""
+    def event(self, index: int, content: str, finish: Finish | None, usage: Usage | None = None) -> bytes:
+        """`content`: the choice's other members, as JSON. `usage`: of the choice so far, if it is to be told."""
         reason = "null" if finish is None else f'"{finish}"'
         choice = f'{{"index": {index}, {content}, "finish_reason": {reason}}}'
+        if usage is not None:
+            return self._start + choice.encode() + b'], "usage": ' + json.dumps(usage_json(usage)).encode() + b"}\n\n"
         return self._start + choice.encode() + self._end
 
     def usage(self, usage: Usage) -> bytes:
@@ -56,10 +59,10 @@ class _Chunks:
 class ChatForm:
     operation: Operation = "chat"
 
-    def __init__(self, call: str, model: str, tokenizer: Tokenizer, include_usage: bool) -> None:
+    def __init__(self, call: str, model: str, tokenizer: Tokenizer, options: Options) -> None:
         self.name = call
-        self._tokenizer = tokenizer
-        self._chunks = _Chunks(call, "chat.completion.chunk", model, include_usage)
+        self._tokenizer, self._tells_usage = tokenizer, options.continuous_usage
+        self._chunks = _Chunks(call, "chat.completion.chunk", model, options.include_usage)
         self.usage = self._chunks.usage
 
     def opening(self, choice: Choice) -> bytes:
@@ -69,7 +72,8 @@ class ChatForm:
     def chunk(self, choice: Choice, piece: Piece) -> bytes:
         delta = f'{{"content": {json.dumps(piece.text)}}}' if piece.text else "{}"
         logprobs = json.dumps(self._logprobs(piece.scored)) if piece.scored else "null"
-        return self._chunks.event(choice.index, f'"delta": {delta}, "logprobs": {logprobs}', choice.finish)
+        usage = _usage_so_far(choice) if self._tells_usage else None
+        return self._chunks.event(choice.index, f'"delta": {delta}, "logprobs": {logprobs}', choice.finish, usage)
 
     def whole(self, answer: Answer, parts: Parts) -> bytes:
         choices = []
@@ -98,10 +102,10 @@ class ChatForm:
 class CompletionForm:
     operation: Operation = "text_completion"
 
-    def __init__(self, call: str, model: str, tokenizer: Tokenizer, include_usage: bool) -> None:
+    def __init__(self, call: str, model: str, tokenizer: Tokenizer, options: Options) -> None:
         self.name = call
-        self._tokenizer = tokenizer
-        self._chunks = _Chunks(call, "text_completion", model, include_usage)
+        self._tokenizer, self._tells_usage = tokenizer, options.continuous_usage
+        self._chunks = _Chunks(call, "text_completion", model, options.include_usage)
         self.usage = self._chunks.usage
 
     def opening(self, choice: Choice) -> bytes:
@@ -109,9 +113,9 @@ class CompletionForm:
 
     def chunk(self, choice: Choice, piece: Piece) -> bytes:
         logprobs = json.dumps(self._logprobs(piece.scored)) if piece.scored else "null"
-        return self._chunks.event(
-            choice.index, f'"text": {json.dumps(piece.text)}, "logprobs": {logprobs}', choice.finish
-        )
+        usage = _usage_so_far(choice) if self._tells_usage else None
+        content = f'"text": {json.dumps(piece.text)}, "logprobs": {logprobs}'
+        return self._chunks.event(choice.index, content, choice.finish, usage)
 
     def whole(self, answer: Answer, parts: Parts) -> bytes:
         choices = []
@@ -134,6 +138,10 @@ class CompletionForm:
             "top_logprobs": tops,
             "text_offset": [one.offset for one in scored],
         }
+
+
+def _usage_so_far(choice: Choice) -> Usage:
+    return Usage(len(choice.live.life.prompt), choice.text.tokens)
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:

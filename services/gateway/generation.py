@@ -43,13 +43,13 @@ class Generation:
 
     async def respond(
         self,
-        connection: tuple[Scope, Receive, Send],
+        exchange: tuple[Scope, Receive, Send],
         options: Options,
         prompts: Sequence[tuple[int, ...]],
         max_tokens: Sequence[int],
         form: Form,
     ) -> None:
-        scope, receive, send = connection
+        scope, receive, send = exchange
         targets = self.targets.or_of(Headers(scope=scope))
         call, arrived_at = scope["state"]["call"], scope["state"]["arrived_at"]
         answer = Answer(self.service, self.model, options, call, arrived_at, targets)
@@ -61,8 +61,8 @@ class Generation:
                 self.service.metrics.overhead_seconds.observe(time.monotonic() - arrived_at)
                 if options.stream:
                     gaps = self.service.metrics.inter_token_seconds
-                    cut = scope["state"]["cut_connection"]
-                    await EventStream(send, cut, self.pace, gaps, options.include_usage).write(answer, form)
+                    connection = scope["state"]["connection"]
+                    await EventStream(send, connection, self.pace, gaps, options.include_usage).write(answer, form)
                 else:
                     body = await collect(answer, form)
                     await Response(body, media_type="application/json")(scope, receive, send)
@@ -80,7 +80,7 @@ class ChatCompletions:
         generation.check(call.options)
         prompt = await generation.prompts.of_chat(call)
         room = generation.prompts.room(call.options, prompt, "messages", default=None)
-        form = ChatForm(_name("chatcmpl", scope), model.name, model.tokenizer, call.options.include_usage)
+        form = ChatForm(_name("chatcmpl", scope), model.name, model.tokenizer, call.options)
         await generation.respond((scope, receive, send), call.options, [prompt], [room], form)
 
 
@@ -96,7 +96,7 @@ class Completions:
         rooms = [
             generation.prompts.room(call.options, prompt, "prompt", DEFAULT_COMPLETION_TOKENS) for prompt in prompts
         ]
-        form = CompletionForm(_name("cmpl", scope), model.name, model.tokenizer, call.options.include_usage)
+        form = CompletionForm(_name("cmpl", scope), model.name, model.tokenizer, call.options)
         await generation.respond((scope, receive, send), call.options, prompts, rooms, form)
 
 

@@ -1,13 +1,19 @@
 """One sequence on its way: its life, and what whoever answers the client needs of it."""
 
-import asyncio
 import contextvars
+from typing import Protocol
 
 from services.gateway.requests import RequestLife
 from services.gateway.targets import LatencyTargets
 from shared.messages.requests import RequestEnded
 from shared.messages.tokens import Finish, TokenLogprobs
 from shared.specs.ids import InstanceId
+
+
+class News(Protocol):
+    """What is told that there is something to take: an outbox's bell, or an event."""
+
+    def set(self) -> None: ...
 
 
 class LiveRequest:
@@ -17,7 +23,7 @@ class LiveRequest:
         arrived_at: float,
         deadline_seconds: float,
         targets: LatencyTargets,
-        news: asyncio.Event,
+        news: News,
     ) -> None:
         self.life = life
         self.arrived_at = arrived_at
@@ -25,6 +31,7 @@ class LiveRequest:
         self.targets = targets
         self.news = news  # set when there is something to take
         self.context = contextvars.copy_context()  # of the HTTP request: its trace, its log fields
+        self.newest_attempt = 0  # of those that were submitted
         self._taken = 0
 
     def ended(self, gateway: InstanceId) -> RequestEnded:

@@ -12,7 +12,7 @@ from services.gateway.app import build_app
 from services.gateway.config import GatewayConfig
 from services.gateway.errors import unavailable
 from services.gateway.model import load_model
-from services.gateway.server import GatewayServer, listen
+from services.gateway.server import GatewayServer, listen, room_for_connections
 from services.gateway.service import GatewayService
 from shared import telemetry
 from shared.bus.heart import Heart
@@ -22,6 +22,7 @@ from shared.specs.ids import new_instance_id
 from shared.specs.settings import BadSetting, end_misconfigured
 from shared.telemetry.metrics import GatewayMetrics
 from shared.telemetry.status import status_server
+from shared.worker.lifecycle import keep_what_is_loaded
 
 log = structlog.get_logger()
 
@@ -56,15 +57,23 @@ async def serve(config: GatewayConfig) -> None:
     ):
         metrics.watch_bus(bus.troubles.counts)
         service = GatewayService(
-            bus, metrics, instance, model.name, config.patience, config.request_seconds, config.most_requests
+            bus,
+            metrics,
+            instance,
+            model.name,
+            config.patience,
+            config.request_seconds,
+            config.most_requests,
+            admission=config.admission,
         )
         status.missing = service.missing
         await service.start()
-        server = GatewayServer(build_app(config, service, model))
+        server = GatewayServer(build_app(config, service, model), room_for_connections(config.most_connections))
         heart = Heart(bus, service.describe)
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(heart.run()), tasks.create_task(service.run())]
             serving = tasks.create_task(server.serve(sockets=[listener]))
+            keep_what_is_loaded()
             log.info("serving", model=model.name, host=config.host, port=listener.getsockname()[1])
             await first_of(stop.wanted.wait(), bus.closed.wait())
             service.draining = True

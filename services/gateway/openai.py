@@ -40,6 +40,7 @@ class Options:
     seed: int | None = None
     stream: bool = False
     include_usage: bool = False
+    continuous_usage: bool = False  # in every chunk, as vLLM has it
     logprobs: int | None = None  # alternatives to report; None: no log-probabilities
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -105,7 +106,9 @@ def _options(body: dict[str, Any], values: dict[str, Any], known: Iterable[str])
     values["stops"] = values.pop("stop", ())
     values["top_k"] = max(0, values.get("top_k", 0))
     values["logit_bias"] = _logit_bias(body.get("logit_bias"))
-    values["include_usage"] = _include_usage(body.get("stream_options"), values.get("stream", False))
+    values["include_usage"], values["continuous_usage"] = _usage(
+        body.get("stream_options"), values.get("stream", False)
+    )
     limit = values.get("max_tokens")
     if limit is not None and values.get("min_tokens", 0) > limit:
         raise bad_value("min_tokens", f"'min_tokens' must not be above 'max_tokens' ({limit})")
@@ -177,17 +180,19 @@ def _prompts(value: Any) -> tuple[str | tuple[int, ...], ...]:
     return (TOKEN_IDS.read(value, "prompt"),)
 
 
-def _include_usage(value: Any, stream: bool) -> bool:
+def _usage(value: Any, stream: bool) -> tuple[bool, bool]:
+    """Whether the usage is wanted, and whether in every chunk."""
     if value is None:
-        return False
+        return False, False
     if not isinstance(value, dict):
         raise bad_value("stream_options", "'stream_options' must be an object", "invalid_type")
     if not stream:
         raise bad_value("stream_options", "'stream_options' is allowed only with 'stream': true")
-    if value.get("continuous_usage_stats"):
-        raise not_supported("stream_options.continuous_usage_stats")
-    include = value.get("include_usage")
-    return include is not None and Flag().read(include, "stream_options.include_usage")
+    wanted = [
+        value.get(name) is not None and Flag().read(value[name], f"stream_options.{name}")
+        for name in ("include_usage", "continuous_usage_stats")
+    ]
+    return wanted[0], all(wanted)
 
 
 def _logit_bias(value: Any) -> tuple[tuple[int, float], ...]:

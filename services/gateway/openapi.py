@@ -136,7 +136,11 @@ def _generation(
     properties = {name: _or_null(field.schema()) for name, field in fields.items()}
     properties |= {name: {"enum": [None, *harmless]} for name, harmless in unsupported.items()}
     properties |= {"logit_bias": _or_null(LOGIT_BIAS)}
-    properties |= {"stream_options": _or_null(_object_of_optional(include_usage=_or_null(FLAG)))}
+    properties |= {
+        "stream_options": _or_null(
+            _object_of_optional(include_usage=_or_null(FLAG), continuous_usage_stats=_or_null(FLAG))
+        )
+    }
     properties |= {"model": fields["model"].schema(), **own}
     request = {"type": "object", "required": ["model", *own], "properties": properties}
     answer = _object(

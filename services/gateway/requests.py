@@ -109,6 +109,11 @@ class RequestLife:
             return None
         return Want(request=self.request, attempt=self.attempt, next_index=len(self.tokens))
 
+    @property
+    def is_offered(self) -> bool:
+        """It looks for somebody who takes it."""
+        return self.end is None and self._submitting_since is not None
+
     def is_silent(self, now: float) -> bool:
         """Nothing was heard for so long that the workers should be asked."""
         return self.want() is not None and now - self._quiet_since >= self._silence_seconds
@@ -234,7 +239,7 @@ class RequestLife:
         return (Submit(self.attempt),)
 
     def _note_asked(self, event: Asked, now: float) -> Sequence[Effect]:
-        """Twice in a row nobody could help: submit again. What only waits at the scheduler keeps its place there."""
+        """Twice in a row nobody could help: submit again. What waits at the scheduler, if it does, keeps its place."""
         if event.attempt != self.attempt or self._submitting_since is not None:
             return NONE
         self._quiet_since = now
@@ -242,15 +247,23 @@ class RequestLife:
             self._misses = 0
             return NONE
         self._misses += 1
+        was_running = len(self.tokens) > self._tokens_at_submit or bool(self._ahead)
         if self._misses < 2:  # what was running has no reason to be unknown: make sure at once
-            was_running = len(self.tokens) > self._tokens_at_submit
-            return (Ask(),) if was_running or self._ahead else NONE
+            return (Ask(),) if was_running else NONE
         self._silence_seconds = min(LONGEST_SILENCE_SECONDS, 2 * self._silence_seconds)
-        return self._submit_again(now)
+        return self._submit_again(now) if was_running else self._ask_scheduler(now)
+
+    def _ask_scheduler(self, now: float) -> Sequence[Effect]:
+        """The same attempt once more: a scheduler that has it says so, one that does not takes it."""
+        self._submitting_since, self._pauses, self._misses = now, 0, 0
+        return (Submit(self.attempt),)
 
     def _doubt_place(self, now: float) -> Sequence[Effect]:
-        """What waits in a queue is asked about at once, and soon again; what is running does not need the scheduler."""
-        if self._submitting_since is not None or len(self.tokens) > self._tokens_at_submit:
+        """What looks for a leader has found it. What waits in a queue is asked about at once, and soon again; what is
+        running does not need the scheduler."""
+        if self._submitting_since is not None:
+            return (Submit(self.attempt),)
+        if len(self.tokens) > self._tokens_at_submit:
             return NONE
         self._quiet_since = now
         self._silence_seconds = SILENCE_SECONDS

@@ -13,6 +13,7 @@ from shared.bus.interface import Bus, BusError, NoResponder
 from shared.messages.codec import MalformedMessage
 from shared.messages.instances import Beat
 from shared.messages.tokens import ResumedTokens, ResumeTokens, TokenBatch, TokenRow, Want
+from shared.policy.presence import Echo
 from shared.specs.ids import InstanceId, RequestId
 
 log = structlog.get_logger()
@@ -36,6 +37,7 @@ class Resync:
         self._next_step: dict[InstanceId, int] = {}
         self._down_since: float | None = None
         self._regained_at = float("-inf")
+        self._echo = Echo()
 
     def ask_about(self, lives: Iterable[RequestLife]) -> None:
         for life in lives:
@@ -44,6 +46,11 @@ class Resync:
 
     def reconnected(self, now: float) -> None:
         self._regained_at = now
+
+    def heard_ourselves(self, now: float) -> None:
+        """Our own beat came back. After a silence of the bus that is like a new connection."""
+        if self._echo.heard(now):
+            self.reconnected(now)
 
     def is_gap(self, batch: TokenBatch) -> bool:
         """Whether batches of this source were lost before this one."""
@@ -81,7 +88,7 @@ class Resync:
 
     def _all_can_be_asked(self, now: float) -> bool:
         """Not while the bus is down, nor just after: those who compute go on meanwhile, and know what they hold."""
-        if self._bus.connected:
+        if self._bus.connected and not self._echo.deaf(now):
             self._down_since = None
             return now - self._regained_at >= RETURN_SECONDS
         self._down_since = now if self._down_since is None else self._down_since

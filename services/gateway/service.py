@@ -7,22 +7,26 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 from opentelemetry import trace
 
+from services.gateway import events
 from services.gateway.aborts import Aborts
 from services.gateway.errors import ApiError, overloaded, took_too_long
-from services.gateway.events import Ask, Ended, Event, GivenUp, News, SchedulerChanged, Submit, Unanswered
-from services.gateway.live import LiveRequest
+from services.gateway.events import Ask, Ended, Event, GivenUp, SchedulerChanged, Submit, Unanswered
+from services.gateway.live import LiveRequest, News
+from services.gateway.outbox import Outbox
 from services.gateway.recent import EndedRequest, RecentRequests
 from services.gateway.requests import Patience, RequestLife
 from services.gateway.resync import Resync
-from services.gateway.targets import NO_TARGETS, LatencyTargets
+from services.gateway.targets import NO_TARGETS, Admission, LatencyTargets
 from services.gateway.topology import Topology
 from shared.bus.interface import Bus, BusError
 from shared.messages.codec import MalformedMessage
 from shared.messages.instances import Beat, Load
 from shared.messages.requests import AbortRequest, Accepted, Refused, RequestEnded, SubmitRequest
 from shared.messages.tokens import RequestInterrupted, TokenBatch
+from shared.policy.terms import Terms
 from shared.specs.ids import InstanceId, RequestId
 from shared.specs.sampling import Sampling
 from shared.telemetry.metrics import GatewayMetrics
@@ -43,16 +47,21 @@ class GatewayService:
         patience: Patience,
         deadline_seconds: float,
         most_requests: int,
+        *,
+        admission: Admission = "queue",
     ) -> None:
+        self._admission = admission
         self.instance = instance
         self.metrics = metrics
         self.topology = Topology(model)
         self.recent = RecentRequests()
+        self.outbox = Outbox()
         self.draining = False
         self._bus, self._model, self._patience = bus, model, patience
         self._deadline_seconds, self._most_requests = deadline_seconds, most_requests
         self._live: dict[RequestId, LiveRequest] = {}
         self._aborts = Aborts()
+        self._terms = Terms()
         self._resync = Resync(bus, instance, self.topology, self._feed_life)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -71,7 +80,7 @@ class GatewayService:
         prompt: tuple[int, ...],
         sampling: Sampling,
         arrived_at: float,
-        news: asyncio.Event,
+        news: News,
         targets: LatencyTargets = NO_TARGETS,
     ) -> LiveRequest:
         """Submit a new request. `arrived_at`: of its last byte, monotonic seconds. ApiError if there are too many."""
@@ -131,16 +140,19 @@ class GatewayService:
     async def _on_tokens(self, message: TokenBatch | RequestInterrupted) -> None:
         if isinstance(message, TokenBatch) and self._resync.is_gap(message):
             self._ask_about_all()
+        now = time.monotonic()
         for row in message.rows if isinstance(message, TokenBatch) else (message,):
             live = self._live.get(row.request)
             if live is None or row.attempt < live.life.attempt:
-                self._aborts.see(row, time.monotonic())
+                self._aborts.see(row, now)
             else:
-                self.feed(live, row)
+                self._perform(live, live.life.step(row, now))
 
     async def _on_beat(self, beat: Beat) -> None:
-        is_new = self.topology.note(beat, time.monotonic())
-        if is_new and beat.role == "scheduler":
+        if beat.instance == self.instance:
+            self._resync.heard_ourselves(time.monotonic())
+        self.topology.note(beat, time.monotonic())
+        if self._terms.heard(beat):
             for live in list(self._live.values()):
                 self.feed(live, SchedulerChanged())
 
@@ -172,10 +184,11 @@ class GatewayService:
     def _perform(self, live: LiveRequest, effects: Sequence[object]) -> None:
         for effect in effects:
             match effect:
-                case News():
+                case events.News():
                     live.news.set()
                 case Submit():
-                    if effect.attempt > 0 and not effect.pause_seconds:
+                    if effect.attempt > live.newest_attempt:
+                        live.newest_attempt = effect.attempt
                         self.metrics.resubmitted.inc()
                     self._spawn(self._submit(live, effect), live.context)
                 case Ask():
@@ -186,9 +199,9 @@ class GatewayService:
     async def _submit(self, live: LiveRequest, submit: Submit) -> None:
         if submit.pause_seconds:
             await asyncio.sleep(submit.pause_seconds)
-        if live.life.end is not None or live.life.attempt != submit.attempt:
+        if live.life.attempt != submit.attempt or not live.life.is_offered:
             return
-        work = live.life.work()
+        work = self._work(live)
         try:
             answer = await self._bus.request(
                 SubmitRequest.SUBJECT, work, Accepted, Refused, timeout_seconds=ANSWER_SECONDS
@@ -197,6 +210,13 @@ class GatewayService:
             log.warning("submit_unanswered", request_id=work.request, attempt=work.attempt, error=str(error))
             answer = Unanswered(work.attempt)
         self.feed(live, answer)
+
+    def _work(self, live: LiveRequest) -> SubmitRequest:
+        work, ttft_seconds = live.life.work(), live.targets.ttft_seconds
+        if self._admission != "slo" or ttft_seconds is None or live.life.taken:
+            return work
+        left_seconds = ttft_seconds - (time.monotonic() - live.arrived_at)
+        return replace(work, first_token_within=max(0.001, left_seconds))
 
     def _end(self, live: LiveRequest, ended: Ended) -> None:
         life = live.life

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 from prometheus_client import Histogram
@@ -53,7 +54,7 @@ async def collect(answer: Answer, form: Form) -> bytes:
             raise answer.error
         if answer.done:
             return form.whole(answer, [(choice, pieces[choice.index]) for choice in answer.choices])
-        await answer.wait()
+        await answer.bell.wait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +63,33 @@ class Pace:
     keep_alive_seconds: float  # a comment is sent on a stream that was quiet for so long
 
 
+class Connection(Protocol):
+    """A client's, beyond what ASGI offers."""
+
+    def write_now(self, data: bytes) -> bool:
+        """More of the body. False if it would have to wait: nothing is written then."""
+        ...
+
+    def cut(self) -> None:
+        """Drop it."""
+        ...
+
+
 class EventStream:
     """Writes an answer's text as it comes: what waits for the client goes out in one write.
+
+    Text is written from where it comes, without waking the task that answers: that would cost as much as all else.
 
     A client that does not read stops the writing, never the taking in of tokens; after a while its connection is cut.
     One slow timer sees to that and to the keep-alives: a timeout around every wait and every write would cost as much
     as all else that is done for a token.
     """
 
-    def __init__(self, send: Send, cut: Callable[[], None], pace: Pace, gaps: Histogram, include_usage: bool) -> None:
-        """`cut` drops the connection. `gaps` observes the seconds between two writes of text."""
-        self._send, self._cut, self._pace, self._gaps = send, cut, pace, gaps
+    def __init__(self, send: Send, connection: Connection, pace: Pace, gaps: Histogram, include_usage: bool) -> None:
+        """`gaps` observes the seconds between two writes of text."""
+        self._send, self._connection, self._pace, self._gaps = send, connection, pace, gaps
         self._include_usage = include_usage
+        self._unsent = b""
         self._text_at: float | None = None
         self._sending_since: float | None = None
         self._sent_at = time.monotonic()
@@ -82,21 +98,35 @@ class EventStream:
     async def write(self, answer: Answer, form: Form) -> None:
         """Until the answer has ended, one way or the other."""
         await self._send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM})
-        looking_after = asyncio.create_task(self._look_after(answer))
+        self._look_after_later(answer)
         try:
-            data = b"".join(form.opening(choice) for choice in answer.choices)
+            self._unsent = b"".join(form.opening(choice) for choice in answer.choices)
+            answer.bell.call(lambda: self._write_now(answer, form))
             while True:
-                data += self._new_text(answer, form)
-                if answer.done or answer.error is not None:
+                self._unsent += self._new_text(answer, form)
+                if answer.over:
                     break
-                data = data or (KEEP_ALIVE if self._quiet else b"")
+                data, self._unsent = self._unsent or (KEEP_ALIVE if self._quiet else b""), b""
                 if data:
                     await self._write(data, more=True)
-                    data = b""
-                await answer.wait()
-            await self._write(data + self._ending(answer, form), more=False)
+                await answer.bell.wait()
+            await self._write(self._unsent + self._ending(answer, form), more=False)
         finally:
-            looking_after.cancel()
+            answer.bell.call(None)
+            self._timer.cancel()
+
+    def _write_now(self, answer: Answer, form: Form) -> bool:
+        """What is new, unless there is more to do than to write it, or the client keeps us waiting."""
+        if self._sending_since is not None:
+            return False
+        text = self._unsent + self._new_text(answer, form)
+        if answer.over or not self._connection.write_now(text):
+            self._unsent = text
+            return False
+        if text:
+            self._unsent = b""
+            self._sent_at, self._quiet = time.monotonic(), False
+        return True
 
     def _new_text(self, answer: Answer, form: Form) -> bytes:
         taken = answer.take()
@@ -117,16 +147,18 @@ class EventStream:
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
         self._sending_since, self._sent_at, self._quiet = None, time.monotonic(), False
 
-    async def _look_after(self, answer: Answer) -> None:
-        while True:
-            await asyncio.sleep(min(self._pace.send_seconds, self._pace.keep_alive_seconds) / 4)
-            now = time.monotonic()
-            if self._sending_since is None:
-                if now - self._sent_at >= self._pace.keep_alive_seconds:
-                    self._quiet = True
-                    answer.wake()
-            elif now - self._sending_since >= self._pace.send_seconds:
-                log.warning("slow_client_cut_off", seconds=now - self._sending_since)
-                answer.give_up(client_too_slow(), "aborted")
-                self._cut()
-                return
+    def _look_after_later(self, answer: Answer) -> None:
+        pause = min(self._pace.send_seconds, self._pace.keep_alive_seconds) / 4
+        self._timer = asyncio.get_running_loop().call_later(pause, self._look_after, answer)
+
+    def _look_after(self, answer: Answer) -> None:
+        now = time.monotonic()
+        if self._sending_since is not None and now - self._sending_since >= self._pace.send_seconds:
+            log.warning("slow_client_cut_off", seconds=now - self._sending_since)
+            answer.give_up(client_too_slow(), "aborted")
+            self._connection.cut()
+            return
+        if self._sending_since is None and now - self._sent_at >= self._pace.keep_alive_seconds:
+            self._quiet = True
+            answer.bell.wake()
+        self._look_after_later(answer)

@@ -2,11 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from services.gateway.errors import bad_value
 from shared.messages.requests import Outcome
 from shared.telemetry.metrics import TargetsFrom, Verdict
 
+Admission = Literal[  # whom to refuse
+    "queue",  # who finds the queue full
+    "slo",  # and who would get a first token later than its target
+]
 TTFT_HEADER, TPOT_HEADER = "x-llm-d-slo-ttft-ms", "x-llm-d-slo-tpot-ms"  # milliseconds; llm-d's names
 
 

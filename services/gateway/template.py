@@ -1,10 +1,14 @@
 """A model's chat template: messages in, prompt text out.
 
-Templates come with models, so they run in jinja2's sandbox, with the names that Hugging Face's own renderer gives them.
+Templates come with models, so they run in jinja2's sandbox, with the names that Hugging Face's own renderer gives them,
+and for a limited time.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +19,12 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from services.gateway.errors import ApiError, bad_value
+
+RENDER_SECONDS = 1.0  # a chat of thousands of messages takes a few hundredths of this
+
+
+class _TookTooLong(BaseException):
+    """Not an Exception, which a filter might swallow."""
 
 
 class ChatTemplate:
@@ -27,7 +37,10 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["dict"] = lambda *pairs, **values: dict(*pairs, **values)  # not the class: nothing to climb
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        self._template = environment.from_string(source)
+        try:
+            self._template = environment.from_string(source)
+        except RecursionError:
+            raise jinja2.TemplateSyntaxError("it is nested too deeply", 1) from None
         self._special_tokens = dict(special_tokens)
         self._most_chars = most_chars
 
@@ -36,13 +49,20 @@ class ChatTemplate:
         pieces: list[str] = []
         chars = 0
         try:
-            for piece in self._template.generate(
-                messages=list(messages), tools=None, documents=None, add_generation_prompt=True, **self._special_tokens
-            ):
-                pieces.append(piece)
-                chars += len(piece)
-                if chars > self._most_chars:
-                    break
+            with _time_limit(RENDER_SECONDS):
+                for piece in self._template.generate(
+                    messages=list(messages),
+                    tools=None,
+                    documents=None,
+                    add_generation_prompt=True,
+                    **self._special_tokens,
+                ):
+                    pieces.append(piece)
+                    chars += len(piece)
+                    if chars > self._most_chars:
+                        break
+        except _TookTooLong:
+            raise _cannot_write(f"it was not done after {RENDER_SECONDS:g} seconds") from None
         except Exception as error:  # a template is foreign code: it may raise anything
             raise _cannot_write(str(error)[:500]) from None
         if chars > self._most_chars:
@@ -58,6 +78,25 @@ class _Generation(jinja2.ext.Extension):
     def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """_TookTooLong once the time is up, whatever Python code runs then. In the main thread, which gets the signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, _take_too_long)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _take_too_long(*_: object) -> None:
+    raise _TookTooLong
 
 
 def _cannot_write(reason: str) -> ApiError:

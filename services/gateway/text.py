@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.gateway.stops import StopStrings
-from services.gateway.tokenizer import Detokenizer, Tokenizer
+from services.gateway.tokenizer import Tokenizer, detokenizer_behind
 from shared.messages.tokens import Finish, TokenLogprobs
 
 
@@ -15,8 +16,7 @@ class ScoredToken:
     offset: int  # in characters, of this token's text within the choice's text
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Text that may be shown, and the tokens it came from if log-probabilities were asked for."""
 
     text: str
@@ -34,7 +34,7 @@ class ChoiceText:
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stops: Sequence[str], min_tokens: int) -> None:
-        self._detokenizer = Detokenizer(tokenizer, prompt)
+        self._detokenizer = detokenizer_behind(prompt, tokenizer)
         self._stops = StopStrings(stops) if stops else None
         self._min_tokens = min_tokens
         self._scored: list[ScoredToken] = []
@@ -50,6 +50,9 @@ class ChoiceText:
         """`logprobs`: empty, or one per token. `finish`: the worker's word on the last token, None if it goes on."""
         if self._stops is None and not logprobs:
             self.tokens += len(tokens)
+            if finish is None:
+                text = self._detokenizer.push(tokens)
+                return Piece(text) if text else NOTHING
             visible = tokens[:-1] if finish == "stop" else tokens
             return self._show(self._detokenizer.push(visible) if visible else "", finish)
         text = []

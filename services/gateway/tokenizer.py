@@ -1,10 +1,13 @@
 """Text to token ids and back."""
 
 import asyncio
+import codecs
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import tokenizers
 
@@ -25,8 +28,12 @@ class Tokenizer:
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenize")
         self.longest_chars = max(len(piece) for piece in self._tokenizer.get_vocab())  # of one token
         decoder = self._tokenizer.decoder
-        self._byte_level = decoder is not None and "ByteLevel" in decoder.__getstate__().decode()
+        written = "" if decoder is None else decoder.__getstate__().decode()
+        self._byte_level = "ByteLevel" in written
+        self.joins_bytes = self._byte_level and json.loads(written)["type"] == "ByteLevel"  # it does nothing else
+        self._special = {token for token, added in self._tokenizer.get_added_tokens_decoder().items() if added.special}
         self.token_bytes = lru_cache(maxsize=65536)(self._token_bytes)
+        self.text_bytes = lru_cache(maxsize=65536)(self._text_bytes)
 
     @property
     def vocabulary(self) -> int:
@@ -63,12 +70,48 @@ class Tokenizer:
             return bytes([int(piece[3:5], 16)])
         return self._tokenizer.decode([token], skip_special_tokens=False).encode()
 
+    def _text_bytes(self, token: int) -> bytes:
+        """What the token adds to a text: nothing if it is special."""
+        return b"" if token in self._special else self._token_bytes(token)
+
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-class Detokenizer:
-    """Turns a stream of token ids into text, and never splits a character.
+class Detokenizer(Protocol):
+    """Turns a stream of token ids into text, and never splits a character."""
+
+    def push(self, tokens: Sequence[int]) -> str:
+        """The text that is now certain."""
+        ...
+
+    def finish(self) -> str:
+        """The rest, when no more tokens come: U+FFFD for a character that never became complete."""
+        ...
+
+
+def detokenizer_behind(prompt: Sequence[int], tokenizer: Tokenizer) -> Detokenizer:
+    kind = ByteDetokenizer if tokenizer.joins_bytes else WindowDetokenizer
+    return kind(tokenizer, prompt)
+
+
+class ByteDetokenizer:
+    """For byte-level BPE: every token stands for the same bytes wherever it is, and the text is UTF-8."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
+        self._bytes_of = tokenizer.text_bytes
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self.push(prompt[-MOST_PRIMING_TOKENS:])  # the answer may complete the prompt's last character
+
+    def push(self, tokens: Sequence[int]) -> str:
+        return self._decode(b"".join([self._bytes_of(token) for token in tokens]))
+
+    def finish(self) -> str:
+        return self._decode(b"", True)
+
+
+class WindowDetokenizer:
+    """For any tokenizer.
 
     A character may be spread over tokens, and a decoder may treat a token differently behind another one. So each new
     piece is the difference of two decodings that begin at the same, earlier token.
@@ -81,7 +124,6 @@ class Detokenizer:
         self._out_chars = len(tokenizer.decode(self._window).rstrip(INCOMPLETE))  # of that text
 
     def push(self, tokens: Sequence[int]) -> str:
-        """The text that is now certain."""
         self._window.extend(tokens)
         size = len(self._window)
         for end in range(size, max(self._before, size - MOST_CHARACTER_TOKENS), -1):
@@ -93,7 +135,6 @@ class Detokenizer:
         return self._take(self._tokenizer.decode(self._window), size)
 
     def finish(self) -> str:
-        """The rest, when no more tokens come: U+FFFD for a character that never became complete."""
         return self._tokenizer.decode(self._window)[self._out_chars :]
 
     def _take(self, text: str, end: int) -> str:

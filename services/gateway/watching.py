@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -101,7 +102,7 @@ def _instance(beat: Beat, age_seconds: float) -> dict[str, Any]:
         "draining": beat.draining,
         "colocated": beat.colocated,
         "detail": beat.detail,
-        "load": asdict(beat.load),
-        "capacity": asdict(beat.capacity),
-        "links": [asdict(link) for link in beat.links],
+        "load": structs.asdict(beat.load),
+        "capacity": structs.asdict(beat.capacity),
+        "links": [structs.asdict(link) for link in beat.links],
     }

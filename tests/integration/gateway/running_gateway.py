@@ -55,9 +55,10 @@ async def run_gateway(config: GatewayConfig, model: ServedModel, hub: MemoryBus)
         config.patience,
         config.request_seconds,
         config.most_requests,
+        admission=config.admission,
     )
     await service.start()
-    server = GatewayServer(build_app(config, service, model))
+    server = GatewayServer(build_app(config, service, model), config.most_connections)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     url = f"http://127.0.0.1:{port}"

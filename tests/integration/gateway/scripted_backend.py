@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from services.gateway.tokenizer import Tokenizer
 from shared.bus.heart import Heart
@@ -46,7 +47,7 @@ class ScriptedBackend:
         await decode.subscribe(AbortRequest.SUBJECT, self._abort, AbortRequest)
         capacity = Capacity(max_model_tokens=512)
         beats = (
-            Beat(instance=SCHEDULER, role="scheduler", number=0),
+            Beat(instance=SCHEDULER, role="scheduler", number=0, term=1),
             Beat(instance=PREFILL, role="prefill", number=0, model=MODEL, capacity=capacity),
             Beat(
                 instance=DECODE,

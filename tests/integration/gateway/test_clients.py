@@ -121,3 +121,38 @@ async def test_a_connection_serves_one_request_after_the_other(gateway: RunningG
     writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
     assert (await reader.readline()).startswith(b"HTTP/1.1 200")
     writer.close()
+
+
+async def test_ten_thousand_connections_that_say_nothing_or_too_little_leave_nothing_behind(
+    gateway: RunningGateway,
+) -> None:
+    words = (b"", b"POST /v1/completions HTTP/1.1\r\n", b"\x16\x03\x01" + bytes(200))  # silence, half a head, TLS
+    for wave in range(20):
+        sockets = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in range(500)]
+        for number, connection in enumerate(sockets):
+            connection.sendall(words[number % 3])
+        if wave % 5 == 0:
+            assert (await gateway.http.get("/ready")).status_code == 200
+        for connection in sockets:
+            connection.close()
+        await asyncio.sleep(0)
+    await eventually(lambda: len(gateway.server.server_state.connections) <= 1)  # the test's own
+    answer = await gateway.http.post("/v1/completions", json={"model": "tiny", "prompt": "x", "max_tokens": 3})
+    assert answer.status_code == 200
+
+
+async def test_one_connection_too_many_is_told_so_and_the_others_are_served(
+    config: GatewayConfig, model: ServedModel
+) -> None:
+    async with run_gateway(replace(config, most_connections=3), model, MemoryBus()) as gateway:
+        await gateway.backend.start()
+        await gateway.ready()
+        assert (await gateway.http.get("/health")).status_code == 200
+        idle = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(2)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        refusal = await asyncio.wait_for(reader.read(), 5)
+        assert refusal.startswith(b"HTTP/1.1 503 ")
+        assert b'"type": "service_unavailable"' in refusal
+        assert (await gateway.http.get("/health")).status_code == 200
+        for _, open_one in [*idle, (reader, writer)]:
+            open_one.close()

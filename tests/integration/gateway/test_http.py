@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from services.gateway.config import GatewayConfig
+from services.gateway.keys import KeyLimits
 from services.gateway.model import ServedModel
 from services.gateway.server import MOST_HEADER_BYTES
 from shared.bus.memory import MemoryBus
@@ -209,3 +210,18 @@ async def test_an_unexpected_exception_is_told_without_its_inside(
     response = await gateway.http.post("/v1/chat/completions", json=CHAT)
     assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
     assert "secret" not in response.text
+
+
+async def test_a_key_that_has_used_up_its_minute_is_told_when_to_come_back(
+    config: GatewayConfig, model: ServedModel
+) -> None:
+    strict = replace(config, api_keys=("first", "second"), key_limits=KeyLimits(per_minute=1))
+    async with run_gateway(strict, model, MemoryBus()) as gateway:
+        await gateway.backend.start()
+        await gateway.ready()
+        headers = [{"authorization": f"Bearer {key}"} for key in ("first", "first", "second")]
+        answers = [await gateway.http.post("/v1/chat/completions", json=CHAT, headers=header) for header in headers]
+        assert [answer.status_code for answer in answers] == [200, 429, 200]
+        assert 50 < int(answers[1].headers["retry-after"]) <= 60
+        assert answers[1].json()["error"]["code"] == "rate_limit_exceeded"
+        assert (await gateway.http.get("/v1/models", headers=headers[0])).status_code == 200

@@ -1,6 +1,7 @@
 """The official client against a real HTTP server."""
 
 import json
+from typing import Any
 
 import openai
 import pytest
@@ -42,6 +43,21 @@ async def test_a_chat_stream_opens_with_the_role_and_closes_with_reason_and_usag
     assert usage.usage.completion_tokens == 5
     assert len({chunk.id for chunk in (first, *middle, last, usage)}) == 1
     assert all(chunk.usage is None for chunk in (first, *middle, last))
+
+
+async def test_usage_is_in_every_chunk_if_it_is_asked_for(gateway: RunningGateway) -> None:
+    gateway.backend.token_seconds = 0.005
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}  # a field of vLLM's, which load clients send
+    stream = await gateway.openai.chat.completions.create(
+        model="tiny", messages=MESSAGES, stream=True, stream_options=options
+    )
+    _, *chunks = [chunk async for chunk in stream]
+    told = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage is not None]
+    assert len(told) == len(chunks)
+    assert told == sorted(told)
+    assert told[0] >= 1
+    assert told[-1] == 5
+    assert {chunk.usage.prompt_tokens for chunk in chunks if chunk.usage is not None} == {4}
 
 
 async def test_the_bytes_of_a_stream_are_events_that_end_with_done(gateway: RunningGateway) -> None:

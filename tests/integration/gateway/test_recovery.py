@@ -104,14 +104,14 @@ async def test_after_a_reconnect_the_workers_are_asked_at_once_and_all_is_sent_i
     assert done == "data: [DONE]"
 
 
-async def test_a_request_that_nobody_knows_any_more_is_submitted_again(gateway: RunningGateway) -> None:
+async def test_a_request_that_nobody_knows_any_more_is_submitted_again_as_it_was(gateway: RunningGateway) -> None:
     gateway.backend.queueing = True  # as if the scheduler had forgotten it
     stream = asyncio.create_task(streamed_text(gateway))
     await asyncio.sleep(0.2)
     gateway.backend.queueing = False
     async with asyncio.timeout(4):
         assert await stream == gateway.backend.text
-    assert [work.attempt for work in gateway.backend.submitted] == [0, 1]
+    assert [work.attempt for work in gateway.backend.submitted] == [0, 0]  # it may well be known there
 
 
 async def test_without_a_scheduler_the_client_is_told_to_come_again(alone: RunningGateway) -> None:
@@ -159,6 +159,29 @@ async def test_above_its_own_limit_the_gateway_refuses(config: GatewayConfig, mo
         response = await gateway.http.post("/v1/chat/completions", json=BODY | {"n": 3})
         assert (response.status_code, response.headers["retry-after"]) == (429, "1")
         assert gateway.service.live_requests == 0
+
+
+async def test_admission_by_target_tells_the_scheduler_how_long_there_is(
+    config: GatewayConfig, model: ServedModel
+) -> None:
+    """The first time only: who was taken once is not refused for being late."""
+    async with run_gateway(replace(config, admission="slo"), model, MemoryBus()) as gateway:
+        await gateway.backend.start()
+        await gateway.ready()
+        gateway.backend.refuse = refusing("too_late", times=1)
+        headers = {"x-llm-d-slo-ttft-ms": "30000"}
+        response = await gateway.http.post("/v1/chat/completions", json=BODY, headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (429, "queue_full")
+        gateway.backend.token_seconds = 0.01
+        answer = asyncio.create_task(gateway.http.post("/v1/chat/completions", json=BODY, headers=headers))
+        await eventually(lambda: gateway.backend.running == 1)
+        await gateway.backend.interrupt()
+        assert (await answer).status_code == 200
+        await gateway.http.post("/v1/chat/completions", json=BODY)  # has no target
+    first, second, again, without = (work.first_token_within for work in gateway.backend.submitted)
+    assert 25.0 < first <= 30.0
+    assert 25.0 < second <= 30.0
+    assert (again, without) == (0.0, 0.0)
 
 
 async def test_a_running_stream_outlasts_a_full_queue(gateway: RunningGateway) -> None:

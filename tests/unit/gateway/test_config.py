@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from services.gateway.config import GatewayConfig
@@ -22,6 +24,9 @@ def test_api_keys_are_separated_by_commas() -> None:
         ("DISTSERVE_PORT", "70000"),
         ("DISTSERVE_API_KEYS", ","),
         ("DISTSERVE_API_KEYS", "with space"),
+        ("DISTSERVE_API_KEYS", "sha256:1234"),
+        ("DISTSERVE_API_KEYS", "sha256:nothex"),
+        ("DISTSERVE_API_KEYS_FILE", "/nowhere"),
         ("DISTSERVE_REQUEST_TIMEOUT", "0"),
         ("NATS_URL", "http://x"),
     ],
@@ -29,3 +34,10 @@ def test_api_keys_are_separated_by_commas() -> None:
 def test_a_wrong_setting_is_named(name: str, value: str) -> None:
     with pytest.raises(BadSetting, match=name):
         GatewayConfig.from_env({"DISTSERVE_MODEL": "m", name: value})
+
+
+def test_api_keys_come_from_a_file_too(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"# who may\nsha256:{'0' * 64}  somebody\n\nplain\n")
+    config = GatewayConfig.from_env({"DISTSERVE_MODEL": "m", "DISTSERVE_API_KEYS_FILE": str(file)})
+    assert config.api_keys == (f"sha256:{'0' * 64}", "plain")

@@ -54,7 +54,8 @@ def test_every_supported_field_arrives() -> None:
     options = read_chat(CHAT | chosen | {"logprobs": True, "top_logprobs": 4}).options
     assert (options.max_tokens, options.temperature, options.top_p, options.top_k, options.min_p) == (5, 0, 0.5, 0, 0.1)
     assert (options.n, options.stops, options.stop_token_ids, options.seed) == (2, ("a", "b"), (3,), -1)
-    assert (options.stream, options.include_usage, options.logprobs) == (True, True, 4)
+    assert (options.stream, options.include_usage, options.continuous_usage) == (True, True, False)
+    assert options.logprobs == 4
     assert (options.presence_penalty, options.frequency_penalty, options.repetition_penalty) == (-1, 1.5, 1.1)
     assert (options.logit_bias, options.ignore_eos, options.min_tokens) == (((7, -100.0),), True, 2)
     assert options.ignored == ()

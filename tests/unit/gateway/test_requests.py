@@ -226,10 +226,14 @@ def test_a_request_that_is_being_submitted_is_not_asked_about() -> None:
     assert not scene.life.is_silent(100.0)
 
 
-def test_a_request_that_nobody_knows_twice_in_a_row_is_submitted_again() -> None:
+def test_a_waiting_request_that_no_worker_knows_twice_in_a_row_is_asked_of_the_scheduler_and_keeps_its_attempt() -> (
+    None
+):
     scene = running()
     assert scene.step(Asked(0, known=False)) == ()
-    assert scene.step(Asked(0, known=False)) == (Submit(1),)
+    assert scene.step(Asked(0, known=False)) == (Submit(0),)
+    assert scene.accept() == ()
+    assert scene.row(0, 100) == (News(),)
 
 
 def test_if_it_was_running_the_second_question_comes_at_once() -> None:
@@ -247,23 +251,23 @@ def test_a_request_that_somebody_knows_is_left_alone() -> None:
 
 def test_waiting_in_the_queue_is_no_failure_and_asked_about_ever_less_often() -> None:
     scene = running()
-    for attempt in range(10):
-        scene.step(Asked(attempt, known=False))
-        assert scene.step(Asked(attempt, known=False)) == (Submit(attempt + 1),)
-        scene.accept(attempt + 1)
+    for _ in range(10):
+        scene.step(Asked(0, known=False))
+        assert scene.step(Asked(0, known=False)) == (Submit(0),)
+        scene.accept()
     assert not scene.life.is_silent(scene.now + 7.9)
     assert scene.life.is_silent(scene.now + 8.0)
 
 
 def test_a_new_scheduler_is_no_reason_to_wait_any_longer() -> None:
     scene = running()
-    for attempt in range(4):
-        scene.step(Asked(attempt, known=False))
-        scene.step(Asked(attempt, known=False))
-        scene.accept(attempt + 1)
+    for _ in range(4):
+        scene.step(Asked(0, known=False))
+        scene.step(Asked(0, known=False))
+        scene.accept()
     assert not scene.life.is_silent(scene.now + 1.0)
     assert scene.step(SchedulerChanged()) == (Ask(),)
-    assert scene.step(Asked(4, known=False)) == ()
+    assert scene.step(Asked(0, known=False)) == ()
     assert scene.life.is_silent(scene.now + 1.0)
 
 

@@ -1,5 +1,6 @@
 import pytest
 
+from services.gateway import template
 from services.gateway.errors import ApiError
 from services.gateway.template import ChatTemplate
 
@@ -41,6 +42,10 @@ def test_strftime_now_is_there() -> None:
         "{{ 1 / 0 }}",
         "{% for i in range(1000000000) %}x{% endfor %}",
         "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        "{% include '/etc/passwd' %}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ raise_exception.__globals__['json'] }}",
+        "{{ dict.__globals__['json'] }}",
     ],
 )
 def test_what_a_template_cannot_or_must_not_do_is_the_clients_error(source: str) -> None:
@@ -52,3 +57,16 @@ def test_what_a_template_cannot_or_must_not_do_is_the_clients_error(source: str)
 def test_the_output_is_bounded() -> None:
     with pytest.raises(ApiError, match="longer than 100 characters"):
         render("{% for i in range(1000) %}xxxxxxxxxx{% endfor %}", most_chars=100)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    ],
+)
+def test_a_template_cannot_run_for_ever(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template, "RENDER_SECONDS", 0.05)
+    with pytest.raises(ApiError, match=r"not done after 0.05 seconds"):
+        render(source)

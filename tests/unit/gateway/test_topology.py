@@ -1,4 +1,4 @@
-from dataclasses import replace
+from msgspec.structs import replace
 
 from services.gateway.topology import Topology
 from shared.messages.instances import Beat, Capacity, Link
