@@ -4,6 +4,8 @@ import sys
 
 import typer
 
+from cli.bench.command import bench
+from cli.chaos.command import chaos
 from cli.chat import chat
 from cli.doctor.command import doctor
 from cli.keys import keys
@@ -31,7 +33,9 @@ app.command()(profile)
 app.command()(trace)
 app.command()(keys)
 app.command()(doctor)
+app.command()(chaos)
 app.add_typer(model, name="model")
+app.add_typer(bench, name="bench")
 app.command("test", context_settings={"ignore_unknown_options": True})(run_tests)
 app.command("check")(run_checks)
 

@@ -25,7 +25,7 @@ class Keeper:
         self._start = start
         self._on_death = on_death
         self._was_ever_served = was_ever_served
-        self._restarts = Restarts()
+        self.restarts = Restarts()  # may be replaced too
         self._process: PartProcess | None = None
         self._stopping = asyncio.Event()
         self._changing = asyncio.Lock()  # no start between the decision to stop and the stop
@@ -45,7 +45,7 @@ class Keeper:
             status = await self.process.ended()
             if self._stopping.is_set():
                 return
-            decision = self._restarts.died(
+            decision = self.restarts.died(
                 status=status, ran_seconds=self.process.ran_seconds, was_ever_served=self._was_ever_served()
             )
             self._on_death(self, status, decision)

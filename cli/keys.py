@@ -1,6 +1,8 @@
 """`./distserve keys`: who each service is to the NATS server. One nkey (ed25519) per role of deploy/nats.conf."""
 
+import hashlib
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -18,8 +20,16 @@ Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the keys.", s
 Force = Annotated[bool, typer.Option("--force", help="Replace keys that are there: services then need the new ones.")]
 
 
-def keys(out: Out = DEFAULT_FOLDER, force: Force = False) -> None:
+ApiKey = Annotated[bool, typer.Option("--api-key", help="Make one key for the HTTP API instead, and write nothing.")]
+
+
+def keys(out: Out = DEFAULT_FOLDER, force: Force = False, api_key: ApiKey = False) -> None:
     """Make a key for each role: secret seeds for the services, public keys for the NATS server."""
+    if api_key:
+        key = f"sk-{secrets.token_urlsafe(32)}"
+        print(f"{key}\nis for the client; it is not kept here. In DISTSERVE_API_KEYS or DISTSERVE_API_KEYS_FILE:")
+        print(f"sha256:{hashlib.sha256(key.encode()).hexdigest()}")
+        return
     make_keys(out, force=force)
     print(f"{out}/<role>.seed: secret, mode 600; NATS_NKEY_SEED_FILE of that role's processes. {', '.join(IDENTITIES)}")
     print(f"{out}/{PUBLIC_KEYS}: the environment that nats-server needs for deploy/nats.conf")

@@ -16,11 +16,11 @@ POLL_SECONDS = 0.005
 
 
 def nats_part(root: Path, folder: Path, port: int, public_keys: Mapping[str, str]) -> Part:
-    """`folder` gets the file that tells the port. A server that is started again is given the port it had."""
+    """`folder` gets its store and the file that tells the port. A server that starts again is given the port it had."""
     binary = Path(sys.executable).with_name("nats-server")
     if not binary.exists():
         raise Problem(f"{binary} is missing: remove {root / '.venv'} and start again, it will be made anew")
-    address = ("-a", "127.0.0.1", "-p", str(port), "--ports_file_dir", str(folder))
+    address = ("-a", "127.0.0.1", "-p", str(port), "--ports_file_dir", str(folder), "-sd", str(folder))
     command = (str(binary), "-c", str(root / "deploy" / "nats.conf"), *address)
     return Part(name="nats", role="nats", command=command, environment=public_keys)
 

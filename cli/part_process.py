@@ -26,7 +26,7 @@ class PartProcess:
 
     @classmethod
     async def start(cls, part: Part, *, cwd: Path, logs: Path, inherited: Mapping[str, str]) -> "PartProcess":
-        """OSError if the command cannot be run. Call it from the main thread: see `_die_with`."""
+        """OSError if the command cannot be run. Call it from the main thread: see `die_with`."""
         log = logs / part.log_name
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
@@ -37,7 +37,7 @@ class PartProcess:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # Ctrl-C in the terminal is for us: we stop the parts in order
-                preexec_fn=_die_with(os.getpid()),
+                preexec_fn=die_with(os.getpid()),
             )
             return cls(process, log, output.tell())
 
@@ -75,7 +75,7 @@ class PartProcess:
             return log.read().decode(errors="replace").splitlines()[-count:]
 
 
-def _die_with(parent: int) -> Callable[[], None]:
+def die_with(parent: int) -> Callable[[], None]:
     """To be run in the child: the kernel is to kill it when the thread that started it ends, for whatever reason."""
     set_option = ctypes.CDLL(None, use_errno=True).prctl
 

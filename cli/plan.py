@@ -1,9 +1,11 @@
 """`./distserve plan`: which placement serves the most requests as promised for every GPU."""
 
 import json
+import math
 import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,19 +14,27 @@ from rich.console import Console
 from rich.table import Table
 
 from cli import simulation_options as options
+from cli.plan_file import compose_line, understand
 from cli.problems import Problem
+from cli.simulation_plots import plot_plan
 from services.scheduler.planner.candidates import Cluster
+from services.scheduler.planner.curve import curves_around
 from services.scheduler.planner.goodput import Promise
 from services.scheduler.planner.plan import make_plan
-from services.scheduler.planner.search import Question
+from services.scheduler.planner.search import CHUNKED, Question
+from services.scheduler.simulator.placement import parse_placement
 
 NETWORKS = {"high": 100.0, "low": 3.125}  # GB/s between nodes: 800 and 25 Gbit/s
+DRAWN = 4  # placements
 ALGORITHM_1_FROM = 25.0  # GB/s: below, KV stays inside a node
 
 GpusPerNode = Annotated[int, typer.Option(min=1, help="GPUs of a node.")]
 Nodes = Annotated[int, typer.Option(min=1, help="Nodes.")]
 Network = Annotated[str, typer.Option(metavar="high|low|GB/S", help="Between nodes; low: KV stays inside a node.")]
-Rate = Annotated[float, typer.Option("--rate", min=0.001, help="Requests per second to be served.")]
+Rate = Annotated[
+    float | None,
+    typer.Option("--rate", min=0.001, help="Requests per second to be served.", show_default="as recorded, or 1"),
+]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that search.", show_default="cores")]
 Out = Annotated[Path | None, typer.Option("--out", help="Write the plan to this file.", show_default=False)]
 
@@ -37,38 +47,40 @@ def plan(
     network: Network = "low",
     trace: options.TraceFile = None,
     workload: options.Workload = "chatbot",
-    rate: Rate = 1.0,
+    rate: Rate = None,
     slo_ttft: options.SloTtft = 0.25,
     slo_tpot: options.SloTpot = 0.1,
     target: options.Share = 0.9,
     requests: options.Requests = None,
     seeds: options.Seeds = 3,
     seed: options.Seed = 0,
-    cv: options.Cv = 1.0,
+    cv: options.Cv = None,
     workers: Workers = None,
     out: Out = None,
     as_json: options.AsJson = False,
+    plot: options.Plot = None,
 ) -> None:
     """Search placements for the highest per-GPU goodput, and say what binds."""
     loaded = options.load(profile)
     speed = _network(network)
     across = speed >= ALGORITHM_1_FROM
     try:
+        trace = options.trace_path(trace, workload)
         question = Question(
             profile=loaded,
             model=loaded.model(model),
             cluster=Cluster(gpus_per_node, nodes),
-            traces=tuple(
-                options.requests_at_unit_rate(trace, workload, requests or 4000, seed + n, cv) for n in range(seeds)
-            ),
+            traces=tuple(options.draws_at_unit_rate(trace, workload, requests or 4000, seed, cv, seeds)),
             promise=Promise(ttft=slo_ttft, tpot=slo_tpot, share=target),
-            rate=rate,
+            rate=options.recorded_rate(trace) if rate is None else rate,
             across_nodes=across,
             link_gigabytes_per_second=speed if across and nodes > 1 else loaded.link_gigabytes_per_second,
         )
         count = workers or len(os.sched_getaffinity(0))
         with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
             answer = make_plan(question, pool)
+            if plot is not None and answer["table"]:
+                _plot(question, answer["table"][:DRAWN], pool, plot)
     except ValueError as error:
         raise Problem(str(error)) from error
     if out is not None:
@@ -76,9 +88,21 @@ def plan(
     if as_json:
         typer.echo(json.dumps(answer))
     else:
-        _show(answer)
+        _show(answer, out)
     if answer["placement"] is None:
         raise Problem("no placement keeps these targets")
+
+
+def _plot(question: Question, rows: list[dict[str, Any]], pool: Executor, file: Path) -> None:
+    setups = []
+    for row in rows:
+        name = row["placement"]
+        policy = replace(question.policy, order="chunked") if name.endswith(CHUNKED) else question.policy
+        setups.append((question.setup(parse_placement(name.removesuffix(CHUNKED)), policy), row["goodput"]))
+    curves = curves_around(setups, question.traces[0], question.promise, pool)
+    promise = question.promise
+    title = f"{question.model.name}, {question.traces[0].name}: TTFT {promise.ttft:g} s, TPOT {promise.tpot:g} s"
+    plot_plan(rows, curves, promise.share, title, file)
 
 
 def _network(text: str) -> float:
@@ -86,12 +110,12 @@ def _network(text: str) -> float:
         speed = NETWORKS.get(text) or float(text)
     except ValueError as error:
         raise Problem(f"--network {text}: high, low or a number of GB/s") from error
-    if speed <= 0:
+    if not 0 < speed < math.inf:
         raise Problem("--network must be more than 0 GB/s")
     return speed
 
 
-def _show(answer: dict[str, Any]) -> None:
+def _show(answer: dict[str, Any], out: Path | None) -> None:
     console = Console()
     table = Table("placement", "GPUs", "requests/s", "per GPU", title="best per-GPU goodput first")
     for row in answer["table"][:12]:
@@ -105,8 +129,18 @@ def _show(answer: dict[str, Any]) -> None:
         console.print(f"What binds: {answer['binds']} ({answer['detail']})")
         console.print(f"Disaggregated or not: {answer['colocated']}")
         console.print(f"The paper's algorithm as published: {answer['published'] or 'finds nothing'}")
+        console.print(_how_to_start(answer, out), soft_wrap=True, highlight=False)
         for row in answer["neighbours"][:6]:
             console.print(f"  neighbour {row['placement']}: {row['per_gpu']:.3f} per GPU")
     for what, why in answer["impossible"].items():
         console.print(f"[dim]not possible: {what}: {why}[/dim]")
     console.print(f"[dim]{answer['searches']} searches, {answer['simulations']} simulations[/dim]")
+
+
+def _how_to_start(answer: dict[str, Any], out: Path | None) -> str:
+    try:
+        plan = understand(answer, str(out or "found"))
+    except Problem as problem:
+        return f"To start it: {problem}"
+    here = f"./distserve up --plan {out}" if out else "write it with --out FILE, then ./distserve up --plan FILE"
+    return f"On one machine: {here}\nIn containers: {compose_line(plan)}"

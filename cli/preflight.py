@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.problems import Problem
-from shared.specs.model import BadModel
+from shared.specs.model import BadModel, ModelSpec
 from shared.specs.model_config import read_model_spec
 
 DEMO = "demo"
@@ -25,6 +25,14 @@ class Model:
     folder: Path
     name: str  # to serve it by
     chats: bool  # it has a chat template
+    most_tokens: int  # the longest sequence it was made for
+
+    def check_length(self, wanted: int | None) -> None:
+        if wanted is not None and wanted > self.most_tokens:
+            raise Problem(
+                f"--max-model-len {wanted}: {self.name} was made for sequences of {self.most_tokens} tokens at most; "
+                f"choose no more, or leave it out"
+            )
 
 
 def find_model(wanted: str, models: Path) -> Model:
@@ -41,13 +49,12 @@ def find_model(wanted: str, models: Path) -> Model:
             f"--model {wanted}: there is no such folder, and it is no Hugging Face id (owner/name); "
             f"leave --model out for the demo model"
         )
-    check_model(folder)
-    return Model(folder, name, _has_chat_template(folder))
+    return Model(folder, name, _has_chat_template(folder), check_model(folder).max_positions)
 
 
-def check_model(folder: Path) -> None:
+def check_model(folder: Path) -> ModelSpec:
     try:
-        read_model_spec(folder)
+        spec = read_model_spec(folder)
     except BadModel as error:
         raise Problem(f"--model {folder}: {error}") from error
     if not (folder / "tokenizer.json").is_file():
@@ -56,6 +63,7 @@ def check_model(folder: Path) -> None:
         raise Problem(
             f"--model {folder}: it has no *.safetensors weights; convert them (save_pretrained in transformers)"
         )
+    return spec
 
 
 def _has_chat_template(folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """What the beats of the parts mean to the person who started them. Pure: times are given."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -41,8 +42,14 @@ class Readiness:
     """The instances that beat, and how many of each role are wanted."""
 
     def __init__(self, wanted: Mapping[Role, int]) -> None:
-        self._wanted = wanted
+        self._wanted = dict(wanted)
+        self._leaving: Counter[Role] = Counter()  # asked to go, and still heard of a moment ago
         self._beats: dict[InstanceId, tuple[Beat, float]] = {}
+
+    def want(self, role: Role, count: int) -> None:
+        """From now on. If that is fewer, the next ones to fall silent were asked to."""
+        self._leaving[role] += max(0, self._wanted.get(role, 0) - count)
+        self._wanted[role] = count
 
     def heard(self, beat: Beat, now: float) -> list[Notice]:
         """Take a beat in; what is new in it."""
@@ -64,18 +71,23 @@ class Readiness:
         return notices
 
     def sweep(self, now: float) -> list[Notice]:
-        """Forget the instances that have fallen silent, and say which."""
-        silent = [instance for instance, (_, seen) in self._beats.items() if now - seen >= SILENT_SECONDS]
-        for instance in silent:
-            del self._beats[instance]
-        return [Silent(instance) for instance in silent]
+        """Forget the instances that have fallen silent, and say which, but for those that were asked to go."""
+        silent = [beat for beat, seen in self._beats.values() if now - seen >= SILENT_SECONDS]
+        notices: list[Notice] = []
+        for beat in silent:
+            del self._beats[beat.instance]
+            if self._leaving[beat.role]:
+                self._leaving[beat.role] -= 1
+            else:
+                notices.append(Silent(beat.instance))
+        return notices
 
     def missing(self) -> dict[Role, int]:
         """How many instances of which role are not ready yet."""
         return {role: wanted - ready for role, wanted in self._wanted.items() if (ready := self._count(role)) < wanted}
 
     def _count(self, role: Role) -> int:
-        return sum(beat.role == role and beat.ready for beat, _ in self._beats.values())
+        return sum(beat.role == role and beat.ready and not beat.draining for beat, _ in self._beats.values())
 
 
 def _verdict_changed(known: Link | None, link: Link) -> bool:

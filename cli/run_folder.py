@@ -12,6 +12,7 @@ from typing import Self
 from cli.problems import Problem
 
 KEPT_RUNS = 10
+TRAFFIC = "traffic"  # what was served, as a trace for the simulator
 LEAST_FREE_BYTES = 16 << 20
 RUNS = Path(__file__).resolve().parents[1] / ".distserve" / "run"
 
@@ -87,6 +88,23 @@ def newest_running(runs: Path) -> Running | None:
         if lock is None:
             return Running(**json.loads(announced.read_text()))
         os.close(lock)
+    return None
+
+
+def announced_in(folder: Path) -> Running | None:
+    """What the run in `folder` has announced, if it has and is not over."""
+    try:
+        return Running(**json.loads((folder / "running.json").read_text()))
+    except (FileNotFoundError, ValueError):  # not yet, or half written
+        return None
+
+
+def announced_by(gateway_url: str, runs: Path) -> Path | None:
+    """The folder of the run whose gateway is at this URL."""
+    for folder in sorted(runs.glob("*/"), reverse=True):
+        running = announced_in(folder)
+        if running is not None and running.gateway_url == gateway_url:
+            return folder
     return None
 
 

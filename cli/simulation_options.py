@@ -6,9 +6,12 @@ from typing import Annotated, Literal
 import typer
 
 from cli.problems import Problem
+from cli.run_folder import RUNS, TRAFFIC
 from services.scheduler.simulator.profile import Profile, load_profile
 from services.scheduler.simulator.simulation import Policy
-from services.scheduler.simulator.workload import Trace, draw, read_trace, resample
+from services.scheduler.simulator.workload import Trace, as_recorded, draw, read_trace, resample
+
+RECORDED = "recorded"
 
 ProfileName = Annotated[
     str, typer.Option("--profile", metavar="NAME_OR_FILE", help="A shipped profile or one that `profile` wrote.")
@@ -18,16 +21,32 @@ PlacementText = Annotated[
     str, typer.Option("--placement", help='"2x tp2,pp1 + 1x tp1,pp1" (prefill + decode) or "2x tp1,pp1 colocated".')
 ]
 TraceFile = Annotated[
-    Path | None, typer.Option("--trace", help="JSON lines of arrival_s, input_len, output_len.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--trace", help="JSON lines of arrival_s, input_len, output_len; or a folder of such.", show_default=False
+    ),
 ]
 Workload = Annotated[
-    str, typer.Option("--workload", metavar="NAME", help="chatbot, code, summarization or fixed:INPUT/OUTPUT.")
+    str,
+    typer.Option(
+        "--workload",
+        metavar="NAME",
+        help="chatbot, code, summarization, fixed:INPUT/OUTPUT, or recorded: what the last run of `up` has served.",
+    ),
 ]
 Requests = Annotated[
     int | None, typer.Option("--requests", min=1, help="How many.", show_default="the trace's, or 1000")
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of lengths and arrivals.")]
-Cv = Annotated[float, typer.Option("--cv", min=0, help="Variation of the gaps: 1 Poisson, more is burstier.")]
+Cv = Annotated[
+    float | None,
+    typer.Option(
+        "--cv",
+        min=0,
+        help="Gaps drawn anew with this variation: 1 Poisson, more is burstier.",
+        show_default="1, a trace's as recorded",
+    ),
+]
 SloTtft = Annotated[float, typer.Option("--slo-ttft", min=0, metavar="SECONDS", help="To the first token.")]
 SloTpot = Annotated[float, typer.Option("--slo-tpot", min=0, metavar="SECONDS", help="For each further token.")]
 PolicyName = Annotated[Literal["prefill_priority", "chunked"], typer.Option("--policy", help="Of colocated instances.")]
@@ -45,6 +64,13 @@ HopMilliseconds = Annotated[
 ]
 Share = Annotated[float, typer.Option("--target", min=0.01, max=1, help="Share of requests that must keep both.")]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, max=10, help="Independent draws, for a confidence interval.")]
+Compat = Annotated[
+    Literal["simdistserve"] | None,
+    typer.Option("--compat", help="By the rules of the authors' simulator, faults included.", show_default=False),
+]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE", help="Draw it, as PNG, SVG or PDF.", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -61,16 +87,37 @@ def policy(
     return Policy(order=order, batch_tokens=batch_tokens, chunk_tokens=chunk_tokens, max_batch=max_batch)
 
 
-def requests_at_unit_rate(file: Path | None, workload: str, count: int | None, seed: int, cv: float) -> Trace:
+def trace_path(file: Path | None, workload: str) -> Path | None:
+    """Where the requests are read from; None if they are drawn from a law."""
+    if file is not None or workload != RECORDED:
+        return file
+    runs = [folder for folder in RUNS.glob(f"*/{TRAFFIC}") if any(one.stat().st_size for one in folder.iterdir())]
+    if not runs:
+        raise Problem(
+            f"--workload {RECORDED}: no run in {RUNS} has served a request yet: start one with ./distserve up"
+        )
+    return max(runs)
+
+
+def requests_at_unit_rate(file: Path | None, workload: str, count: int | None, seed: int, cv: float | None) -> Trace:
     """From a file or drawn, at mean rate 1/s. More requests than a file has are drawn alike."""
     if file is None:
-        return draw(workload, count or 1000, seed, cv)
+        return draw(workload, count or 1000, seed, 1.0 if cv is None else cv)
     trace = read_trace(file)
-    if len(trace) > 1:
-        trace = trace.stretched(trace.rate)
     if count is None or count <= len(trace):
-        return trace.first(count or len(trace))
-    return resample(trace, count, seed)
+        return as_recorded(trace, count or len(trace), seed, cv)
+    return resample(trace, count, seed, cv)
+
+
+def draws_at_unit_rate(
+    file: Path | None, workload: str, count: int | None, seed: int, cv: float | None, draws: int
+) -> list[Trace]:
+    """`draws` independent ones. After the first, those of a file are drawn alike."""
+    first = requests_at_unit_rate(file, workload, count, seed, cv)
+    if file is None:
+        return [first, *(requests_at_unit_rate(None, workload, count, seed + n, cv) for n in range(1, draws))]
+    trace = read_trace(file)
+    return [first, *(resample(trace, len(first), seed + n, cv) for n in range(1, draws))]
 
 
 def recorded_rate(file: Path | None) -> float:

@@ -10,20 +10,24 @@ from pathlib import Path
 import httpx
 
 from cli.keeper import Keeper
+from cli.kept_engines import KeptEngines
 from cli.keys import make_keys, seed_file
 from cli.metrics_ports import free_ports, with_metrics_ports, write_targets
 from cli.nats_server import ANY_PORT, learn_port, nats_part
 from cli.part_process import PartProcess
+from cli.plan_follower import PlanFollower
 from cli.problems import Problem
 from cli.readiness import Readiness
 from cli.restarts import GiveUp, RestartAfter
-from cli.run_folder import RunFolder, Running
+from cli.run_folder import TRAFFIC, RunFolder, Running
 from cli.screen import Screen
 from cli.stack import Part, Stack, parts
-from shared.bus.interface import BusError
+from shared.bus.interface import Bus, BusError
+from shared.bus.key_value import Bucket
 from shared.bus.nats import NatsBus
 from shared.bus.settings import BusSettings
 from shared.messages.instances import Beat
+from shared.messages.plans import Plan
 
 STOP_ORDER = ("gateway", "decode", "prefill", "scheduler", "nats")
 STOP_MARGIN_SECONDS = 5.0  # on top of the time that running answers are given
@@ -42,7 +46,9 @@ class Supervisor:
         self._chats = chats
         self._readiness = Readiness(stack.wanted)
         self._keepers: list[Keeper] = []
+        self._tasks: list[asyncio.Task[None]] = []
         self._was_served = False
+        self.served = asyncio.Event()  # once: whatever becomes of it later
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._given_up: Problem | None = None
@@ -55,10 +61,10 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as tasks:
                 url = await self._start_parts()
-                running = [tasks.create_task(keeper.run()) for keeper in self._keepers]
-                running.append(tasks.create_task(self._watch(url)))
+                self._tasks = [tasks.create_task(keeper.run()) for keeper in self._keepers]
+                self._tasks.append(tasks.create_task(self._watch(url, tasks)))
                 await self._stop.wait()
-                for task in running:
+                for task in self._tasks:
                     task.cancel()
         except* Problem as group:
             self._given_up = next(error for error in group.exceptions if isinstance(error, Problem))
@@ -67,6 +73,14 @@ class Supervisor:
         if self._given_up is not None:
             raise self._given_up
         return ended_when_asked
+
+    @property
+    def keepers(self) -> Sequence[Keeper]:
+        return self._keepers
+
+    def stop(self) -> None:
+        """As a signal does."""
+        self._on_signal()
 
     def _on_signal(self) -> None:
         if self._stop.is_set():
@@ -86,24 +100,32 @@ class Supervisor:
         self._screen.part_ready("nats", url)
         operator = str(seed_file(self._folder.keys, "operator"))
         self._folder.announce(Running(gateway_url=self._stack.url, nats_url=url, operator_seed=operator))
-        cores = len(os.sched_getaffinity(0))
-        wanted = parts(
+        wanted = await self._wanted_parts(url)
+        for part in with_metrics_ports(wanted, free_ports(len(wanted))):
+            await self._keeper(part).start()
+        self._write_targets()
+        return url
+
+    def _write_targets(self) -> None:
+        write_targets([keeper.part for keeper in self._keepers if keeper.part.role != "nats"], self._folder.metrics)
+
+    async def _wanted_parts(self, nats_url: str) -> list[Part]:
+        return parts(
             self._stack,
             folders=self._written_folders(),
-            nats_url=url,
+            nats_url=nats_url,
             seeds={role: str(seed_file(self._folder.keys, role)) for role in self._stack.wanted},
-            cores=cores,
+            cores=sorted(os.sched_getaffinity(0)),
             gpus=self._gpus,
         )
-        wanted = with_metrics_ports(wanted, free_ports(len(wanted)))
-        write_targets(wanted, self._folder.metrics)
-        for part in wanted:
-            await self._keeper(part).start()
-        return url
 
     def _written_folders(self) -> Mapping[str, str]:
         """Where services put what they record, unless the person has said."""
-        places = {"DISTSERVE_JOURNAL_DIR": "journal", "DISTSERVE_TRACE_DIR": "traces"}
+        places = {
+            "DISTSERVE_JOURNAL_DIR": "journal",
+            "DISTSERVE_TRACE_DIR": "traces",
+            "DISTSERVE_TRAFFIC_DIR": TRAFFIC,
+        }
         return {name: str(self._folder.path / place) for name, place in places.items() if name not in os.environ}
 
     def _keeper(self, part: Part) -> Keeper:
@@ -125,18 +147,37 @@ class Supervisor:
             self._given_up = Problem(f"{keeper.part.name} ended {times}: see {log}")
             self._stop.set()
 
-    async def _watch(self, nats_url: str) -> None:
-        """Listen to the beats, and ask the gateway until it is ready."""
+    async def _watch(self, nats_url: str, tasks: asyncio.TaskGroup) -> None:
+        """Listen to the beats, and ask the gateway until it is ready; then follow the plans, if that is wanted."""
         server = BusSettings(url=nats_url, nkey_seed_file=seed_file(self._folder.keys, "operator"))
         try:
             async with await NatsBus.connect(server, name="supervisor", role="operator") as bus:
                 await bus.subscribe(Beat.SUBJECT.format(role="*", instance="*"), self._heard, Beat)
                 await self._tell_when_ready()
+                if self._stack.profile:
+                    self._tasks.append(tasks.create_task(self._follow_plans(bus, tasks)))
                 while True:
                     await asyncio.sleep(SWEEP_SECONDS)
                     self._tell_who_is_silent()
         except BusError as error:
             raise Problem(str(error)) from error
+
+    async def _follow_plans(self, bus: Bus, tasks: asyncio.TaskGroup) -> None:
+        async def keep(part: Part) -> None:
+            (part,) = with_metrics_ports([part], free_ports(1))
+            keeper = self._keeper(part)
+            await keeper.start()
+            self._tasks.append(tasks.create_task(keeper.run()))
+            self._write_targets()
+
+        async def drop(keeper: Keeper) -> None:
+            await self._stop_keepers([keeper])
+            self._keepers.remove(keeper)
+            self._write_targets()
+
+        engines = KeptEngines(self._keepers, self._readiness, keep, drop)
+        follower = PlanFollower(engines, self._gpus, self._screen, only_tells=not self._stack.replan)
+        await follower.run(bus.key_value(Bucket(Plan.BUCKET), Plan))
 
     async def _tell_when_ready(self) -> None:
         remind_at = time.monotonic() + REMIND_SECONDS
@@ -148,6 +189,7 @@ class Supervisor:
                     remind_at += REMIND_SECONDS
                     self._screen.still_missing(", ".join(self._readiness.missing()) or "the gateway to find them ready")
         self._was_served = True
+        self.served.set()
         self._screen.serving(self._stack, self._chats, self._folder.logs)
 
     def _tell_who_is_silent(self) -> None:
@@ -160,16 +202,18 @@ class Supervisor:
 
     async def _stop_parts(self) -> bool:
         """Those who talk to clients first, those that the others need last. True if none had to be killed."""
-        deadline = self._stack.drain_seconds + STOP_MARGIN_SECONDS
         nobody_killed = True
         for role in STOP_ORDER:
-            keepers = [keeper for keeper in self._keepers if keeper.part.role == role]
-            killed = await asyncio.gather(*(keeper.stop(deadline, self._hurry) for keeper in keepers))
-            for keeper, was_killed in zip(keepers, killed, strict=True):
-                if was_killed:
-                    nobody_killed = False
-                    self._screen.killed(keeper.part.name)
+            nobody_killed &= await self._stop_keepers([one for one in self._keepers if one.part.role == role])
         return nobody_killed
+
+    async def _stop_keepers(self, keepers: Sequence[Keeper]) -> bool:
+        deadline = self._stack.drain_seconds + STOP_MARGIN_SECONDS
+        killed = await asyncio.gather(*(keeper.stop(deadline, self._hurry) for keeper in keepers))
+        for keeper, was_killed in zip(keepers, killed, strict=True):
+            if was_killed:
+                self._screen.killed(keeper.part.name)
+        return not any(killed)
 
 
 async def _answers_ready(gateway: httpx.AsyncClient) -> bool:

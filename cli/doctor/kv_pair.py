@@ -12,7 +12,6 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -85,7 +84,7 @@ async def decode_side() -> None:
     async with UcxTransport() as transport:
         link = await test_link(transport, PREFILL, bytes.fromhex(address), ask, _memory, DECODE)
     report = PairReport(link, access, plain_copy_gigabytes_per_second())
-    sys.stdout.write(json.dumps(asdict(report)) + "\n")
+    sys.stdout.write(report.line() + "\n")
     sys.stdout.flush()
 
 

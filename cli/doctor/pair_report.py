@@ -1,7 +1,8 @@
 """What `kv_pair` found. Apart from it, for whoever reads it needs no UCX."""
 
-import json
 from dataclasses import dataclass
+
+import msgspec
 
 from shared.messages.instances import Link
 
@@ -14,5 +15,7 @@ class PairReport:
 
     @classmethod
     def from_line(cls, line: str) -> "PairReport":
-        fields = json.loads(line)
-        return cls(Link(**fields["link"]), fields["memory_access"], fields["copy_gigabytes_per_second"])
+        return msgspec.json.decode(line, type=cls)
+
+    def line(self) -> str:
+        return msgspec.json.encode(self).decode()

@@ -5,10 +5,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from cli.doctor import machine, stack
 from cli.keys import make_keys, seed_file

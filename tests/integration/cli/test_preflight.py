@@ -36,6 +36,14 @@ def test_a_folder_is_served_by_its_name(model: Path, tmp_path: Path, monkeypatch
     assert (found.folder, found.name, found.chats) == (model, "my-model", False)
 
 
+def test_a_longer_sequence_than_the_model_was_made_for_is_refused_with_its_length(model: Path, tmp_path: Path):
+    found = find_model(str(model), tmp_path)
+    found.check_length(None)
+    found.check_length(64)
+    with pytest.raises(Problem, match=r"--max-model-len 65: my-model was made for sequences of 64 tokens"):
+        found.check_length(65)
+
+
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.jinja"])
 def test_a_model_with_a_chat_template_chats(model: Path, tmp_path: Path, file: str):
     (model / file).write_text('{"chat_template": "..."}')

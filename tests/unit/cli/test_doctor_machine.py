@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from cli.doctor.findings import Finding, exit_status, ok, problem, warning
 from cli.doctor.gpus import Gpu, gpus_in, without_peer_access
@@ -53,7 +54,7 @@ def test_whatever_is_not_ok_comes_with_a_remedy():
         ),
         *judge_memory_access(replace(HOST, container=True, own_pid_namespace=True), "EPERM"),
         judge_transports(["tcp"], 0),
-        judge_pair(PairReport(replace(LINK, detail="slow"), "", 9.0)),
+        judge_pair(PairReport(structs.replace(LINK, detail="slow"), "", 9.0)),
         *judge_gpus([replace(GPU, used_mebibytes=80000)], [(0, 1, "NS")]),
     ]
     bad = [finding for finding in bad if finding.status != "ok"]
@@ -145,8 +146,8 @@ def test_ucx_must_have_the_transports_that_kv_needs(names: list[str], gpus: int,
 
 
 def test_a_slow_pair_is_a_warning_a_broken_one_a_problem_and_both_say_why():
-    slow = judge_pair(PairReport(replace(LINK, transport="tcp", detail="tcp instead of cma"), "", 9.0))
-    broken = judge_pair(PairReport(replace(LINK, ok=False, detail="3 bytes arrived wrong"), "", 9.0))
+    slow = judge_pair(PairReport(structs.replace(LINK, transport="tcp", detail="tcp instead of cma"), "", 9.0))
+    broken = judge_pair(PairReport(structs.replace(LINK, ok=False, detail="3 bytes arrived wrong"), "", 9.0))
     assert (slow.status, broken.status) == ("warning", "problem")
     assert "tcp, 5.0 GB/s; a plain copy here: 9.0 GB/s" in slow.fact
     assert "tcp instead of cma" in slow.remedy

@@ -1,8 +1,7 @@
 """What the doctor makes of what it hears of a running stack."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from cli.doctor.findings import Finding
 from cli.doctor.stack import BusReport, Heard, Lock

@@ -1,6 +1,5 @@
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from cli.readiness import SILENT_SECONDS, BecameReady, LinkTested, NotReady, Readiness, Silent
 from shared.messages.instances import Beat, Link
@@ -68,3 +67,23 @@ def test_a_link_is_told_when_it_was_tested_and_when_its_verdict_changes_but_not_
     beat = later(later(beat), links=(good,))
     assert readiness.heard(beat, 2.0) == [LinkTested(DECODE.instance, good)]
     assert readiness.heard(later(beat, links=(replace(good, gigabytes_per_second=4.0),)), 3.0) == []
+
+
+def test_who_was_asked_to_go_is_neither_counted_nor_missed(readiness: Readiness):
+    for beat in (DECODE, OTHER_DECODE):
+        readiness.heard(beat, 0.0)
+    readiness.want("decode", 1)
+    readiness.heard(later(DECODE, draining=True), 1.0)
+    readiness.heard(later(OTHER_DECODE), 1.0)
+    assert readiness.missing() == {"prefill": 1}
+    readiness.heard(later(later(OTHER_DECODE)), 5.0)
+    assert readiness.sweep(1.0 + SILENT_SECONDS) == []
+    assert readiness.sweep(5.0 + SILENT_SECONDS) == [Silent(OTHER_DECODE.instance)]
+
+
+def test_one_more_is_missing_until_it_is_ready(readiness: Readiness):
+    readiness.heard(PREFILL, 0.0)
+    readiness.want("prefill", 2)
+    assert readiness.missing()["prefill"] == 1
+    readiness.heard(replace(PREFILL, instance=InstanceId("prefill-2")), 1.0)
+    assert "prefill" not in readiness.missing()

@@ -7,8 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.app import app
+from cli.plan_file import read_plan
 from cli.problems import Problem
+from cli.simulation_options import draws_at_unit_rate
 
+PNG = b"\x89PNG"
 SHORT = ["--model", "opt-13b", "--requests", "200"]
 
 
@@ -38,6 +41,33 @@ def test_simulate_serves_a_recorded_trace_at_its_own_rate(tmp_path: Path):
     assert json.loads(_run(*run, "--rate", "8"))["makespan_s"] == pytest.approx(79 / 8, abs=2)
 
 
+def test_recorded_traffic_is_that_of_the_last_run_that_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("cli.simulation_options.RUNS", tmp_path)
+    run = ["simulate", "--placement", "tp1 colocated", "--model", "opt-13b", "--workload", "recorded", "--json"]
+    with pytest.raises(Problem, match="has served a request yet"):
+        CliRunner().invoke(app, run, catch_exceptions=False)
+    for name, count in (("20260101-1", 20), ("20260102-1", 30), ("20260103-1", 0)):
+        (tmp_path / name / "traffic").mkdir(parents=True)
+        rows = [{"arrival_s": 1e9 + i / 2, "input_len": 300, "output_len": 20} for i in range(count)]
+        (tmp_path / name / "traffic" / "00000001.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answer = json.loads(_run(*run))
+    assert answer["requests"] == 30
+    assert answer["rate"] == pytest.approx(2)
+
+
+def test_draws_of_a_trace_after_the_first_are_resampled(tmp_path: Path):
+    file = tmp_path / "calls.jsonl"
+    rows = [{"arrival_s": i**2, "input_len": 10 + i, "output_len": 20} for i in range(50)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recorded, again, third = draws_at_unit_rate(file, "chatbot", 40, seed=1, cv=None, draws=3)
+    assert recorded.inputs == list(range(10, 50))
+    assert sorted(set(again.inputs)) != recorded.inputs
+    assert again.inputs != third.inputs
+    (even,) = draws_at_unit_rate(file, "chatbot", 40, seed=1, cv=0, draws=1)
+    assert even.inputs == recorded.inputs
+    assert even.cv == pytest.approx(0, abs=1e-9)
+
+
 def test_a_person_reads_a_table():
     assert "where the time goes" in _run("simulate", "--placement", "tp1 colocated", *SHORT)
 
@@ -50,13 +80,32 @@ def test_goodput_is_given_per_gpu():
     assert answer["half_width"] > 0
 
 
+@pytest.mark.parametrize("command", ["simulate", "goodput"])
+def test_what_was_found_can_be_drawn(command: str, tmp_path: Path):
+    file = tmp_path / "drawn.png"
+    _run(command, "--placement", "tp1 + tp1", *SHORT, "--workload", "fixed:256/16", "--plot", str(file))
+    assert file.read_bytes().startswith(PNG)
+
+
+def test_a_file_that_is_no_picture_is_refused(tmp_path: Path):
+    with pytest.raises(Problem, match=r"--plot .*drawn\.xyz"):
+        _run("simulate", "--placement", "tp1 + tp1", *SHORT, "--plot", str(tmp_path / "drawn.xyz"))
+
+
 def test_plan_writes_what_it_found(tmp_path: Path):
     file = tmp_path / "plan.json"
     arguments = ["--gpus-per-node", "2", "--workload", "fixed:512/64", "--seeds", "1", "--workers", "1"]
-    _run("plan", *SHORT, *arguments, "--slo-ttft", "0.4", "--slo-tpot", "0.04", "--out", str(file))
+    picture = tmp_path / "plan.png"
+    targets = ["--slo-ttft", "0.4", "--slo-tpot", "0.04"]
+    said = _run("plan", *SHORT, *arguments, *targets, "--out", str(file), "--plot", str(picture))
+    assert picture.read_bytes().startswith(PNG)
     plan = json.loads(file.read_text())
     assert plan["placement"] == "1x tp1,pp1 + 1x tp1,pp1"
     assert plan["instances"]["decode"] == {"count": plan["units"], "tp": 1, "pp": 1}
+    start = read_plan(file)
+    assert (start.prefill, start.decode, start.ttft_seconds) == (plan["units"], plan["units"], 0.4)
+    assert f"./distserve up --plan {file}" in said
+    assert "docker compose up --detach --scale prefill=1 --scale decode=1" in said
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def parts_of(stack: Stack, *, cores: int = 2, gpus: tuple[str, ...] = ()) -> dic
         folders={"DISTSERVE_JOURNAL_DIR": "/run/j"},
         nats_url="nats://h:1",
         seeds={role: f"/run/keys/{role}.seed" for role in stack.wanted},
-        cores=cores,
+        cores=range(cores),
         gpus=gpus,
     )
     return {part.name: part for part in found}
@@ -37,6 +37,12 @@ def test_every_part_is_one_process_of_its_service():
     assert found["decode 2"].command[1:] == ("-m", "services.decode.main")
     assert len({part.log_name for part in found.values()}) == len(found)
     assert STACK.wanted == {"gateway": 1, "scheduler": 1, "prefill": 1, "decode": 2}
+
+
+def test_several_schedulers_are_numbered():
+    stack = replace(STACK, schedulers=2)
+    assert {"scheduler 1", "scheduler 2"} < set(parts_of(stack))
+    assert stack.wanted["scheduler"] == 2
 
 
 def test_every_part_knows_the_bus_the_model_and_where_to_write():
@@ -59,9 +65,26 @@ def test_only_the_gateway_is_told_the_api_keys():
     assert told == ["gateway"]
 
 
+def test_the_gateway_is_told_the_latency_targets_in_milliseconds_and_none_that_were_not_given():
+    told = parts_of(replace(STACK, slo_ttft_seconds=0.25, slo_tpot_seconds=0.0125))["gateway"].environment
+    assert (told["DISTSERVE_SLO_TTFT_MS"], told["DISTSERVE_SLO_TPOT_MS"]) == ("250", "12.5")
+    assert not [name for name in parts_of(STACK)["gateway"].environment if "SLO" in name]
+
+
 @pytest.mark.parametrize(("cores", "threads"), [(1, "1"), (2, "1"), (3, "1"), (6, "2"), (64, "21")])
 def test_the_cores_are_divided_between_the_engines(cores: int, threads: str):
     assert parts_of(STACK, cores=cores)["prefill 1"].environment["DISTSERVE_THREADS"] == threads
+
+
+def test_pinned_engines_have_cores_of_their_own_and_share_them_when_there_are_too_few():
+    def pinned(cores: int) -> list[str]:
+        found = parts_of(replace(STACK, pinned=True), cores=cores)
+        return [found[name].environment["DISTSERVE_CORES"] for name in ("decode 1", "decode 2", "prefill 1")]
+
+    assert pinned(3) == ["0", "1", "2"]
+    assert pinned(7) == ["0,1", "2,3", "4,5"]
+    assert pinned(2) == ["0", "1", "0"]
+    assert all("DISTSERVE_CORES" not in part.environment for part in parts_of(STACK).values())
 
 
 def test_threads_can_be_chosen():
@@ -107,3 +130,9 @@ def test_the_curl_line_fits_the_model_and_the_keys():
     assert "Authorization" not in curl_line(STACK, chats=True)
     assert "Authorization: Bearer" in curl_line(replace(STACK, api_keys="secret"), chats=True)
     assert "secret" not in curl_line(replace(STACK, api_keys="secret"), chats=True)
+
+
+def test_the_settings_of_a_plan_reach_the_engines():
+    found = parts_of(replace(STACK, engine_settings={"DISTSERVE_MAX_BATCH": "128"}))
+    told = sorted(name for name, part in found.items() if part.environment.get("DISTSERVE_MAX_BATCH") == "128")
+    assert told == ["decode 1", "decode 2", "prefill 1"]

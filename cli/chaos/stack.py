@@ -1,0 +1,112 @@
+"""The installation that is tormented: as `up` runs it, with a second gateway, and a proxy before NATS for everybody."""
+
+import asyncio
+import os
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from cli.chaos.proxy import Proxy
+from cli.keeper import Keeper
+from cli.restarts import RestartAfter, Restarts
+from cli.stack import Part
+from cli.supervisor import Supervisor
+from shared.messages.instances import Beat
+from shared.specs.ids import InstanceId
+
+LEASE_SECONDS, TRANSFER_SECONDS = 15, 3  # shorter than usual: what a fault leaves behind is gone soon after it
+FRESH_SECONDS = 3.0
+POLL_SECONDS = 0.05
+
+
+class FixedRestarts(Restarts):
+    """Down for as long as the fault says."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def died(self, *, status: int, ran_seconds: float, was_ever_served: bool) -> RestartAfter:
+        return RestartAfter(self._seconds)
+
+
+class TormentedStack(Supervisor):
+    """`second_port`: of the gateway that `up` does not have."""
+
+    second_port = 0
+
+    def __init__(self, *arguments, **options) -> None:
+        super().__init__(*arguments, **options)
+        self.proxies: dict[str, Proxy] = {}
+        self._beats: dict[InstanceId, tuple[Beat, float]] = {}
+
+    async def close(self) -> None:
+        for proxy in self.proxies.values():
+            await proxy.close()
+
+    def keepers_of(self, role: str) -> list[Keeper]:
+        return sorted((k for k in self.keepers if k.part.role == role), key=lambda keeper: keeper.part.name)
+
+    def beats(self) -> list[Beat]:
+        """Of those that are alive."""
+        now = time.monotonic()
+        return [beat for beat, heard_at in self._beats.values() if now - heard_at < FRESH_SECONDS]
+
+    async def complete(self, seconds: float) -> bool:
+        """Wait until as many as are wanted of every role are ready, but not longer than that."""
+        deadline = time.monotonic() + seconds
+        while self.missing():
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(POLL_SECONDS)
+        return True
+
+    def missing(self) -> list[str]:
+        """Roles with fewer instances that are ready than are wanted."""
+        ready = Counter(beat.role for beat in self.beats() if beat.ready and not beat.draining)
+        return [role for role, count in self._stack.wanted.items() if ready[role] < count]
+
+    def memory(self) -> dict[str, tuple[int, int]]:
+        """Name of each part: its process id and resident bytes."""
+        return {k.part.name: (k.process.pid, _resident_bytes(k.process.pid)) for k in self.keepers if k.process.running}
+
+    async def _wanted_parts(self, nats_url: str) -> list[Part]:
+        wanted = await super()._wanted_parts(nats_url)
+        gateway = next(part for part in wanted if part.role == "gateway")
+        second = {**gateway.environment, "DISTSERVE_PORT": str(self.second_port)}
+        wanted.append(replace(gateway, name="gateway 2", environment=second))
+        port = int(nats_url.rpartition(":")[2])
+        return [await self._behind_proxy(part, port) for part in wanted]
+
+    async def _behind_proxy(self, part: Part, nats_port: int) -> Part:
+        proxy = self.proxies[part.name] = await Proxy.start(nats_port)
+        changed = {
+            "NATS_URL": f"nats://127.0.0.1:{proxy.port}",
+            "DISTSERVE_LEASE_SECONDS": str(LEASE_SECONDS),
+            "DISTSERVE_TRANSFER_TIMEOUT": str(TRANSFER_SECONDS),
+            "DISTSERVE_KV_CHECKSUM": "1",
+        }
+        return replace(part, environment={**part.environment, **changed})
+
+    async def _heard(self, beat: Beat) -> None:
+        self._beats[beat.instance] = (beat, time.monotonic())
+        await super()._heard(beat)
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def until_restarted(keeper: Keeper, former: int, seconds: float) -> bool:
+    """Another process has taken the place of `former`."""
+    deadline = time.monotonic() + seconds
+    while keeper.process.pid == former or not keeper.process.running:
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(POLL_SECONDS)
+    return True

@@ -1,0 +1,102 @@
+"""The pure parts of `./distserve chaos`: what happens when, what a difference is, and whom a fault has affected."""
+
+from itertools import pairwise
+
+from cli.chaos.answers import Answer, Choice, Difference, difference
+from cli.chaos.calls import calls
+from cli.chaos.schedule import KINDS, QUIET_SECONDS, Fault, schedule
+from cli.chaos.tally import Story, tally
+
+LONG_SECONDS = 1800.0
+
+
+def story(began_at: float, tokens_at: list[float], **more) -> Story:
+    return Story(began_at, tokens_at=tokens_at, ended_at=tokens_at[-1], **more)
+
+
+def fault(at: float, kind: str = "decode killed", seconds: float = 0.0) -> Fault:
+    return Fault(at=at, kind=kind, seconds=seconds, pick=0)
+
+
+def answer(text: str, tokens: list[str] | None = None, finish: str | None = "length") -> Answer:
+    return Answer({0: Choice(text, tokens or [], finish)})
+
+
+def test_the_seed_alone_decides_what_happens_when():
+    assert schedule(5, LONG_SECONDS) == schedule(5, LONG_SECONDS)
+    assert schedule(5, LONG_SECONDS) != schedule(6, LONG_SECONDS)
+    assert schedule(5, 60.0) == [one for one in schedule(5, LONG_SECONDS) if one.at < 60.0 - QUIET_SECONDS]
+
+
+def test_a_long_run_has_every_kind_of_fault_and_none_begins_before_the_one_before_has_ended():
+    faults = schedule(1, LONG_SECONDS)
+    assert {one.kind for one in faults} == set(KINDS)
+    assert all(one.at + one.seconds < other.at for one, other in pairwise(faults))
+
+
+def test_the_calls_are_always_the_same_and_of_every_sort():
+    wanted = calls("demo")
+    assert wanted == calls("demo")
+    bodies = [call.body for call in wanted]
+    assert {body["temperature"] for body in bodies} == {0, 1.0}
+    assert all(any(name in body for body in bodies) for name in ("n", "stop", "logprobs", "seed", "messages"))
+
+
+def test_an_answer_is_right_if_every_token_is():
+    assert difference(answer("abc"), answer("abc"), whole=True) is None
+    assert difference(answer("ab", finish=None), answer("abc"), whole=False) is None
+
+
+def test_a_lost_a_repeated_and_another_token_are_found():
+    told = answer("abcd", ["a", "b", "cd"])
+    lost = difference(answer("acd", ["a", "cd"]), told, whole=True)
+    assert lost == Difference(
+        1, 0, "2 instead of 3, the first 1 right; ended by length, wanted length: ...['cd'], wanted ...['b', 'cd']"
+    )
+    repeated = difference(answer("abbcd", ["a", "b", "b", "cd"]), told, whole=True)
+    assert (repeated.lost, repeated.repeated) == (0, 1) if repeated else False
+    assert difference(answer("abX", finish=None), answer("abcd"), whole=False)
+    assert difference(answer("abcd", finish="stop"), answer("abcd"), whole=True)
+    assert difference(Answer(), answer("abcd"), whole=True)
+
+
+def test_events_of_both_routes_become_one_answer():
+    completions, chat = Answer(), Answer()
+    for text, finish in (("a", None), ("b", "stop")):
+        logprobs = {"tokens": [text]}
+        completions.take({"choices": [{"index": 1, "text": text, "logprobs": logprobs, "finish_reason": finish}]})
+        logprobs = {"content": [{"token": text}]}
+        delta = {"content": text}
+        chat.take({"choices": [{"index": 1, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]})
+    assert completions == chat == Answer({1: Choice("ab", ["a", "b"], "stop")})
+
+
+def test_a_stream_that_stood_still_after_a_fault_is_affected_and_recovers_with_its_next_token():
+    stories = [story(0.0, [1.0, 9.9, 14.0, 15.0]), story(0.0, [9.9, 10.3, 15.0]), story(10.5, [11.0, 15.0])]
+    (row,) = tally([fault(10.0)], stories)
+    assert (row.times, row.affected, row.came_again, row.recovered) == (1, 1, 0, 1)
+    assert (row.percentile(0.5), row.percentile(0.99)) == (4.0, 4.0)
+
+
+def test_who_had_to_connect_anew_is_affected_by_the_last_fault_before():
+    broken = story(0.0, [9.9, 10.5, 12.0], troubles=[(10.1, "broken")])
+    refused = story(20.5, [22.0], troubles=[(20.6, "503: nobody is there")])
+    first, second = tally([fault(10.0, "connection cut"), fault(20.0, "decode killed")], [broken, refused])
+    assert (first.affected, first.came_again, first.seconds) == (1, 1, [0.5])
+    assert (second.affected, second.came_again, second.seconds) == (1, 1, [2.0])
+
+
+def test_a_stream_that_stood_still_already_is_the_affair_of_the_fault_before():
+    stopped, killed = fault(10.0, "nats killed", 10.0), fault(21.0)
+    rows = tally([stopped, killed], [story(0.0, [9.9, 25.0])])
+    assert [(row.name, row.affected, row.seconds) for row in rows] == [
+        ("decode killed", 0, []),
+        ("nats killed 10 s", 1, []),
+    ]
+
+
+def test_who_left_is_not_affected_and_who_got_a_wrong_answer_has_not_recovered():
+    left = story(0.0, [9.0, 30.0], left=True)
+    wrong = story(0.0, [9.5, 13.0], wrong="it is", lost=2, repeated=1)
+    (row,) = tally([fault(10.0)], [left, wrong])
+    assert (row.affected, row.recovered, row.lost, row.repeated) == (1, 0, 2, 1)
