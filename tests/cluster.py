@@ -153,7 +153,9 @@ class Cluster:
         limits = replace(Limits(), settle_seconds=0.1)
         self._dispatcher = Dispatcher(limits)
         self.scheduler_metrics = SchedulerMetrics(instance, MODEL)
-        self.scheduler = SchedulerService(bus, instance, self._dispatcher, None, self.scheduler_metrics)
+        self.scheduler = SchedulerService(
+            bus, instance, self._dispatcher, None, self.scheduler_metrics, lease_seconds=0.5
+        )
         self._scheduler = asyncio.create_task(self.scheduler.run(self._stop))
 
     async def _on_beat(self, beat: Beat) -> None:

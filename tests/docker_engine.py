@@ -89,6 +89,11 @@ class ComposeStack:
     def scale(self, role: str, count: int) -> None:
         self._compose("up", "--detach", "--no-deps", *_scales({role: count}), role, timeout_seconds=UP_SECONDS)
 
+    def recreate(self, service: str, count: int) -> None:
+        """New containers for a service, as for a new image."""
+        options = ("--detach", "--no-deps", "--force-recreate", *_scales({service: count}))
+        self._compose("up", *options, service, timeout_seconds=UP_SECONDS)
+
     def containers(self, service: str = "") -> list[str]:
         """Ids of those that run."""
         return self._compose("ps", "--quiet", *([service] if service else [])).split()

@@ -26,7 +26,11 @@ START_SECONDS = 10.0
 class NatsServer:
     """Started by `start`; keeps its port over restarts, so that clients find it again."""
 
-    def __init__(self, folder: Path, config: Path = OPEN, variables: Mapping[str, str] = UNUSED_KEYS) -> None:
+    def __init__(
+        self, folder: Path, config: Path = OPEN, variables: Mapping[str, str] = UNUSED_KEYS, *, keeps: bool = True
+    ) -> None:
+        """`keeps`: it has a key-value store."""
+        self._keeps = keeps
         self._folder = folder
         self._config = config
         self._variables = variables
@@ -34,15 +38,26 @@ class NatsServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def store(self) -> Path:
+        """Where it keeps the values of its buckets."""
+        return self._folder / "store"
+
+    @property
     def url(self) -> str:
         return f"nats://127.0.0.1:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def start(self) -> None:
         binary = Path(sys.executable).with_name("nats-server")
         address = ["-a", "127.0.0.1", "-p", str(self._port)]
+        store = ["-sd", self.store] if self._keeps else []
         with (self._folder / "nats.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [binary, "-c", self._config, *address, "--ports_file_dir", self._folder],
+                [binary, "-c", self._config, *address, "--ports_file_dir", self._folder, *store],
                 env={**os.environ, **self._variables},
                 stdout=log,
                 stderr=log,

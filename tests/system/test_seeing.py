@@ -147,6 +147,7 @@ def test_the_page_shows_the_system_and_a_person_can_click_through_it(stack: Up, 
         page.screenshot(screenshots / "page-light.png")
 
         page.click("#send")
+        page.wait_for("#instances .instance:last-child .blocks", "running")
         page.wait_for("#timing", "first text after")
         assert len(page.text("#answer")) > 20
         page.wait_for("#requests tr:nth-child(2)", "seen")

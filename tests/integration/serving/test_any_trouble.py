@@ -4,15 +4,18 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from shared.bus.interface import Bus
 from shared.bus.memory import MemoryBus
 from shared.specs.sampling import Sampling
-from tests.cluster import MODEL, Cluster
+from shared.transport.ucx import UcxTransport
+from tests.cluster import MODEL, Cluster, Connect, MakeTransport
+from tests.faulty_bus import Deliveries, FaultyBus
 from tests.live_gateway import LiveGateway, Stream, live_gateway
 
 REQUESTS = 16
@@ -97,29 +100,54 @@ async def kill_one(cluster: Cluster, chance: random.Random) -> None:
     await cluster.start(role)
 
 
+class Medium:
+    """What carries the messages of a test; one that can be troubled."""
+
+    def __init__(self, connect: Connect, hub: MemoryBus | None) -> None:
+        self._connect, self._hub = connect, hub
+        self._deliveries: Deliveries = untroubled
+        self.buses: list[Bus] = []
+
+    async def connect(self, name: str) -> Bus:
+        bus = await self._connect(name)
+        self.buses.append(bus if self._hub else FaultyBus(bus, lambda *message: self._deliveries(*message)))
+        return self.buses[-1]
+
+    def trouble(self, deliveries: Deliveries) -> None:
+        self._deliveries = deliveries
+        if self._hub is not None:
+            self._hub.deliveries = deliveries
+
+
+def untroubled(subject: str, message: object) -> Sequence[float]:
+    return (0.0,)
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_every_stream_is_whole_whatever_gets_lost(
     connect, make_transport, model: Path, alone, hub: MemoryBus, seed: int
 ):
+    await serve_in_trouble(Medium(connect, hub), make_transport, model, alone, seed)
+
+
+async def test_every_stream_is_whole_whatever_gets_lost_over_nats_and_ucx(connect_nats, model: Path, alone):
+    await serve_in_trouble(Medium(connect_nats, None), lambda _: UcxTransport(), model, alone, seed=4)
+
+
+async def serve_in_trouble(medium: Medium, make_transport: MakeTransport, model: Path, alone, seed: int) -> None:
     chance = random.Random(seed)
     wanted = calls(chance)
-    buses: list[Bus] = []
-
-    async def noted(name: str) -> Bus:
-        buses.append(await connect(name))
-        return buses[-1]
-
     async with (
-        Cluster(noted, make_transport, model, prefill=2, decode=2, blocks=72) as cluster,
-        live_gateway(await noted("live-gateway"), MODEL) as gateway,
+        Cluster(medium.connect, make_transport, model, prefill=2, decode=2, blocks=72) as cluster,
+        live_gateway(await medium.connect("live-gateway"), MODEL) as gateway,
         books_checked(cluster),
     ):
-        hub.deliveries = Trouble(chance)
+        medium.trouble(Trouble(chance))
         killing = asyncio.create_task(kill_one(cluster, chance))
         async with asyncio.timeout(SECONDS):
             streams = await asyncio.gather(*(run(call, gateway) for call in wanted))
             await killing
-        hub.deliveries = lambda subject, message: (0.0,)
+        medium.trouble(untroubled)
         await cluster.until(cluster.idle, SETTLE_SECONDS)
         await cluster.until(lambda: cluster.scheduler.idle, SETTLE_SECONDS)
         assert not [name for name, member in cluster.members.items() if member.task is None or member.task.done()]
@@ -131,4 +159,4 @@ async def test_every_stream_is_whole_whatever_gets_lost(
             assert stream.tokens == whole
         else:
             assert stream.tokens == whole[: len(stream.tokens)]
-    assert not [bus.troubles.counts for bus in buses if bus.troubles.counts["bus_handler_failed"]]
+    assert not [bus.troubles.counts for bus in medium.buses if bus.troubles.counts["bus_handler_failed"]]

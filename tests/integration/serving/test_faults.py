@@ -1,10 +1,10 @@
 """Whatever breaks, the client gets the tokens it would have got, and every block comes back."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from shared.engine.step import Engine
 from shared.messages.handoff import KvReady, KvReleased, PullBlocks

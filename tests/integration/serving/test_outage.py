@@ -2,9 +2,12 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
 
 from shared.bus.interface import Bus
 from shared.bus.nats import NatsBus
@@ -15,6 +18,19 @@ from tests.live_gateway import live_gateway
 from tests.nats_server import NatsServer
 
 OUTAGE_SECONDS = 5.0  # longer than anybody's silence may last
+
+
+async def killed_and_restarted(server: NatsServer) -> None:
+    await server.restart(OUTAGE_SECONDS)
+
+
+async def hanging(server: NatsServer) -> None:
+    """Every connection stays open, and nothing comes through."""
+    server.pause()
+    await asyncio.sleep(OUTAGE_SECONDS)
+    server.resume()
+
+
 STREAMS = 4
 SAMPLED = Sampling(max_tokens=150, temperature=1.1, stop_token_ids=(1,), min_tokens=150)
 
@@ -30,7 +46,10 @@ class SlowEngine(Engine):
         return super().step(pieces)
 
 
-async def test_running_streams_outlive_an_outage_of_the_bus(make_transport, model: Path, alone, tmp_path: Path):
+@pytest.mark.parametrize("outage", [killed_and_restarted, hanging])
+async def test_running_streams_outlive_an_outage_of_the_bus(
+    make_transport, model: Path, alone, tmp_path: Path, outage: Callable[[NatsServer], Awaitable[None]]
+):
     server = NatsServer(tmp_path)
     server.start()
     async with AsyncExitStack() as connections:
@@ -45,7 +64,7 @@ async def test_running_streams_outlive_an_outage_of_the_bus(make_transport, mode
             calls = [([7, 8, number], replace(SAMPLED, seed=number)) for number in range(STREAMS)]
             streams = [gateway.begin(*call) for call in calls]
             await asyncio.gather(*(stream.has(10) for stream in streams))
-            await server.restart(OUTAGE_SECONDS)
+            await outage(server)
             await asyncio.gather(*(stream.ended() for stream in streams))
             await cluster.until(cluster.idle)
     server.stop()

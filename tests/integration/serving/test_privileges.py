@@ -17,8 +17,9 @@ from shared.bus.nats import NatsBus
 from shared.bus.settings import BusSettings
 from shared.engine.settings import EngineSettings
 from shared.engine.step import Engine
+from shared.messages.instances import Beat
 from shared.messages.tokens import ResumedTokens, ResumeTokens
-from shared.specs.ids import Role, new_instance_id, role_of
+from shared.specs.ids import InstanceId, Role, new_instance_id, role_of
 from shared.specs.sampling import Sampling
 from shared.telemetry.metrics import DecodeMetrics, PrefillMetrics
 from tests.cluster import MODEL, SETTINGS, Cluster, Connect
@@ -70,6 +71,36 @@ async def test_everything_that_serving_does_is_permitted(
     assert [answer.tokens for answer in answers] == [alone(prompt, GREEDY) for prompt in PROMPTS]
     assert interrupted.tokens == alone(PROMPTS[1], LONG)
     assert {bus.troubles.counts["bus_permission_violation"] for bus in buses} == {0}
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+async def test_no_beat_of_a_compromised_instance_takes_the_lead_away(
+    connect_by_role: Connect, buses: list[NatsBus], make_transport, model: Path, alone, role: Role
+):
+    """Its own with a huge term, one in the scheduler's name on the subject it may use, one on the scheduler's."""
+    forger, name = await connect_by_role(f"{role}-forger"), InstanceId(f"{role}-f0f0f0f0")
+    own, others = Beat.SUBJECT.format(role=role, instance=name), Beat.SUBJECT.format(role="scheduler", instance=name)
+    async with Cluster(connect_by_role, make_transport, model, prefill=1, decode=1) as cluster:
+        (leader,) = [beat.instance for beat in cluster.beats.values() if beat.role == "scheduler"]
+        answers = asyncio.gather(*(cluster.gateway.generate(prompt, GREEDY, MODEL) for prompt in PROMPTS))
+        led = []
+        for number in range(30):
+            for claim in (2**64 - 1, 2**62 + number):
+                honest = Beat(instance=name, role=role, number=number, ready=False, term=claim)
+                posing = Beat(instance=leader, role="scheduler", number=number, term=claim)
+                for subject, beat in ((own, honest), (own, posing), (others, posing)):
+                    await forger.publish(subject, beat)
+            await asyncio.sleep(0.02)
+            led.append(cluster.scheduler._campaign.leads())
+        tokens = [answer.tokens for answer in await answers]
+        await cluster.crash_scheduler()
+        after = await cluster.gateway.generate(PROMPTS[1], GREEDY, MODEL)
+        terms = [beat.term for beat in cluster.beats.values() if beat.instance != name]
+    assert tokens == [alone(prompt, GREEDY) for prompt in PROMPTS]
+    assert after.tokens == alone(PROMPTS[1], GREEDY)
+    assert all(led)
+    assert max(terms) < 2**62, "nobody takes over a term because it was claimed"
+    assert {bus.troubles.counts["bus_permission_violation"] for bus in buses if bus is not forger} == {0}
 
 
 @pytest.mark.parametrize(("role", "key"), [("prefill", "decode"), ("decode", "prefill")])

@@ -3,14 +3,21 @@
 import asyncio
 import threading
 import time
+import types
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
+import pytest
+from msgspec.structs import replace
+from opentelemetry.context import Context
+
+from services.decode import puller
+from services.decode.puller import Puller, PullLimits
+from services.decode.sequence import Arrival
 from shared.bus.memory import MemoryBus
 from shared.engine.pieces import NonFiniteLogits
 from shared.engine.step import Engine
-from shared.messages.handoff import KvHandle, KvReleased, LinkTest, PullBlocks
+from shared.messages.handoff import KvHandle, KvReleased, KvRenewed, LinkTest, PullBlocks
 from shared.messages.requests import AbortRequest, Refused, SubmitRequest
 from shared.messages.tokens import RequestInterrupted, TokenBatch, TokenRow
 from shared.messages.work import StartDecode, Started
@@ -116,8 +123,9 @@ async def test_an_abort_of_the_attempt_before_does_not_end_the_next_one(connect,
         busy = await cluster.gateway.submit(PROMPT, replace(SHORT, max_tokens=100), MODEL)
         await busy.has(1)
         subject = StartDecode.SUBJECT.format(instance=decode)
-        waits = StartDecode(work=work_of("r"), kv=HANDLE)
-        again = StartDecode(work=work_of("r", attempt=1))
+        term = max(beat.term for beat in cluster.beats.values())
+        waits = StartDecode(work=work_of("r"), kv=HANDLE, term=term)
+        again = StartDecode(work=work_of("r", attempt=1), term=term)
         await bus.request(subject, waits, Started, timeout_seconds=1)
         aborting = asyncio.create_task(
             bus.publish(AbortRequest.SUBJECT, AbortRequest(request=RequestId("r"), attempt=0))
@@ -358,3 +366,51 @@ async def test_logits_that_are_not_finite_concern_only_the_sequence_that_has_the
         await cluster.until(cluster.idle)
     assert (innocent.tokens, poisoned.tokens) == (alone([7, 8, 9], long), alone([13, 8, 9], long))
     assert (len(innocent.interruptions), len(poisoned.interruptions)) == (0, 1)
+
+
+async def test_what_waits_for_the_kv_of_a_lost_instance_is_handed_back_at_once(
+    connect, make_transport, model: Path, alone
+):
+    """Not only when its turn comes: here that is never, the batch of one is in a step that does not end."""
+    engines: list[GatedEngine] = []
+
+    def gated(engine: Engine) -> Engine:
+        engines.append(GatedEngine(engine))
+        return engines[-1]
+
+    settings = {"DISTSERVE_MAX_BATCH": "1"}
+    async with Cluster(connect, make_transport, model, prefill=2, settings=settings, engine_of=gated) as cluster:
+        engines[0].gate.set()
+        engines[1].gate.set()
+        first = await cluster.gateway.submit(PROMPT, SHORT, MODEL)
+        await first.has(1)
+        second = await cluster.gateway.submit(PROMPT[:9], SHORT, MODEL)
+        (decode,) = cluster.of("decode")
+        await cluster.until(lambda: len(cluster.members[decode].service.works()) == 2)
+        await cluster.until(engines[2].entered.is_set)
+        (prefill,) = [one for one in cluster.of("prefill") if cluster.members[one].service.works()]
+        await cluster.kill(prefill)
+        await cluster.until(lambda: second.interruptions == [f"its KV was lost with {prefill}"])
+        engines[2].gate.set()
+        await first.has(8)
+        await second.has(8)
+        await cluster.until(cluster.idle)
+    assert (first.tokens, first.interruptions) == (alone(PROMPT, SHORT), [])
+    assert second.tokens == alone(PROMPT[:9], SHORT)
+
+
+async def test_a_lease_is_renewed_as_often_as_its_holder_has_set_it(hub: MemoryBus, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(puller, "RENEWAL_TICK_SECONDS", 0.01)
+    renewed: asyncio.Queue[KvRenewed] = asyncio.Queue()
+    bus = hub.connect("prefill")
+    await bus.subscribe(KvRenewed.SUBJECT.format(instance=HANDLE.source), renewed.put, KvRenewed)
+    limits = PullLimits(at_once=1, seconds=1.0, message_bytes=1, checksum=False)
+    anything = types.SimpleNamespace(block_bytes=1)
+    pulling = Puller(hub.connect("decode"), anything, anything, anything, anything, InstanceId("decode-0"), limits)  # pyright: ignore[reportArgumentType]
+    short, long = replace(HANDLE, lease_seconds=0.06), replace(HANDLE, lease_seconds=300.0)
+    waiting = [Arrival(work_of("short"), short, Context()), Arrival(work_of("long"), long, Context())]
+    renewing = asyncio.create_task(pulling.renew(lambda: waiting))
+    async with asyncio.timeout(5):
+        for _ in range(3):
+            assert (await renewed.get()).requests == ((RequestId("short"), 0),)
+    renewing.cancel()

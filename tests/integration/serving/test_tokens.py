@@ -1,10 +1,10 @@
 """The same request gives the same tokens, whichever way it is served."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from shared.specs.sampling import Sampling
 from tests.cluster import MODEL, Cluster

@@ -1,0 +1,90 @@
+"""What somebody says who was not asked changes nothing."""
+
+import asyncio
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import nats
+
+from shared.bus.memory import MemoryBus
+from shared.messages.codec import encode
+from shared.messages.handoff import Gone, KvReady, KvReleased, KvRenewed, LinkTest, PullBlocks, Sending
+from shared.messages.instances import Beat
+from shared.messages.requests import AbortRequest, RequestEnded, SubmitRequest
+from shared.messages.tokens import RequestInterrupted, ResumeTokens, TokenBatch
+from shared.messages.work import StartDecode, StartPrefill
+from shared.specs.ids import InstanceId, RequestId
+from shared.specs.sampling import Sampling
+from tests.cluster import MODEL, Cluster
+from tests.nats_server import NatsServer
+
+PROMPT = list(range(10, 40))
+SHORT = Sampling(max_tokens=8, temperature=0.0)
+MESSAGES = (
+    *(SubmitRequest, StartPrefill, StartDecode, KvReady, PullBlocks, KvReleased, KvRenewed, LinkTest, TokenBatch),
+    *(RequestInterrupted, ResumeTokens, AbortRequest, RequestEnded, Beat),
+)
+
+
+async def test_kv_is_sent_to_nobody_who_does_not_have_the_secret_of_its_handle(
+    connect, make_transport, model: Path, alone, hub: MemoryBus
+):
+    held: asyncio.Queue[KvReady] = asyncio.Queue()
+
+    def keep_it_waiting(subject: str, message: object) -> Sequence[float]:
+        if isinstance(message, KvReady) and held.empty():
+            held.put_nowait(message)
+        return (0.5,) if isinstance(message, StartDecode) else (0.0,)
+
+    async with Cluster(connect, make_transport, model) as cluster:
+        hub.deliveries = keep_it_waiting
+        thief = await connect("thief")
+        request = await cluster.gateway.submit(PROMPT, SHORT, MODEL)
+        ready = await asyncio.wait_for(held.get(), 5)
+        assert len(ready.kv.secret) == 16
+        for secret in (b"", bytes(16), ready.kv.secret[:-1]):
+            pull = PullBlocks(
+                request=ready.work.request,
+                attempt=ready.work.attempt,
+                puller=InstanceId("decode-0badbad0"),
+                address=b"",
+                transfer=1,
+                runs=tuple((block, 1) for block in ready.kv.blocks),
+                secret=secret,
+            )
+            subject = PullBlocks.SUBJECT.format(instance=ready.kv.source)
+            answer = await thief.request(subject, pull, Sending, Gone, timeout_seconds=1.0)
+            assert answer == Gone(
+                request=RequestId(ready.work.request), attempt=0, reason="this is not the secret of its handle"
+            )
+        await request.has(SHORT.max_tokens)
+        await cluster.until(cluster.idle)
+    assert (request.tokens, request.interruptions) == (alone(PROMPT, SHORT), [])
+
+
+async def test_garbage_on_every_subject_changes_no_answer(
+    connect_nats, make_transport, model: Path, alone, nats_server: NatsServer
+):
+    chance = random.Random(7)
+    intruder = await nats.connect(nats_server.url)
+    async with Cluster(connect_nats, make_transport, model) as cluster:
+        instances = [*cluster.members, "gateway-0"]
+        subjects = {
+            message.SUBJECT.format(instance=instance, gateway=instance, role=instance.partition("-")[0])
+            for message in MESSAGES
+            for instance in instances
+        }
+        wrong_kind = encode(AbortRequest(request=RequestId("nobody's"), attempt=0))
+        answers = asyncio.gather(*(cluster.gateway.generate([*PROMPT, i], SHORT, MODEL) for i in range(4)))
+        for _ in range(5):
+            for subject in sorted(subjects):
+                await intruder.publish(subject, os.urandom(chance.randrange(64)))
+                await intruder.publish(subject, wrong_kind)
+                await intruder.publish(subject, wrong_kind[: chance.randrange(len(wrong_kind))])
+            await intruder.flush()
+        tokens = [answer.tokens for answer in await answers]
+        await cluster.until(cluster.idle)
+    await intruder.close()
+    assert tokens == [alone([*PROMPT, i], SHORT) for i in range(4)]
