@@ -98,8 +98,11 @@ class Page:
         return True
 
     def _wait(self, fact, what: str) -> None:
-        from selenium.common.exceptions import WebDriverException
+        from selenium.common.exceptions import TimeoutException, WebDriverException
         from selenium.webdriver.support.wait import WebDriverWait
 
         waiting = WebDriverWait(self._chrome, WAIT_SECONDS, 0.1, ignored_exceptions=(WebDriverException,))
-        waiting.until(lambda _: fact(), f"waited for {what}; the page says: {self.text('body')[:2000]}")
+        try:
+            waiting.until(lambda _: fact())
+        except TimeoutException:
+            raise AssertionError(f"waited for {what}; the page says: {self.text('body')[:2000]}") from None
