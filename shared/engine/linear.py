@@ -14,7 +14,7 @@ from shared.engine.cpu.kernels import Kernels
 Projection = Callable[[Tensor], Tensor]  # [tokens, inputs] -> [tokens, outputs]
 
 # Where oneDNN has AVX-512 it is faster from more rows on; with AVX2 it is not, at any number of rows.
-FEW_ROWS, FEW_ROWS_IN_BFLOAT16 = 16, 8
+FEW_ROWS, FEW_ROWS_IN_BFLOAT16 = 16, 4
 PACK_FROM_INPUTS_ON_INTEL = 512  # of 256, one row takes 1.4 times as long packed, and 16 rows as long as plain
 PACK_FROM_ELEMENTS = 1 << 18  # below this a float32 packed call's own overhead is more than packing saves
 
