@@ -18,7 +18,7 @@ from shared.transport.ucx import UcxTransport
 from shared.worker.breakdown import InstanceBroken, end_broken
 from shared.worker.gpu_claim import own_gpus
 from shared.worker.lifecycle import keep_what_is_loaded, stop_on_signals
-from shared.worker.loading import load_engine
+from shared.worker.loading import engine_loaded
 from shared.worker.pulse import keep_health_file
 
 
@@ -31,7 +31,7 @@ async def serve(config: PrefillConfig) -> None:
         stop = stop_on_signals()
         with own_gpus(config.instance.gpu_claim_folder):
             async with status_server(settings, metrics) as status:
-                engine = await asyncio.to_thread(load_engine, config.instance.engine)
+                engine = await engine_loaded(config.instance.engine)
                 async with (
                     await NatsBus.connect(config.instance.bus, name=instance, role="prefill") as bus,
                     UcxTransport(engine.cache.pool.device.index) as transport,
