@@ -48,6 +48,9 @@ class FaultyBus(Bus):
     ) -> Subscription:
         return await self._bus.subscribe(subject, handler, *types, queue=queue)
 
+    async def hear(self, subject: str, handler: Callable[[Any], object], *types: type, queue: str = "") -> Subscription:
+        return await self._bus.hear(subject, handler, *types, queue=queue)
+
     def key_value(self, bucket: Bucket, kind: type) -> KeyValue:
         return self._bus.key_value(bucket, kind)
 

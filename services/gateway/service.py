@@ -117,8 +117,8 @@ class GatewayService:
     async def start(self) -> None:
         """Listen: afterwards no beat and no token is missed."""
         tokens = TokenBatch.SUBJECT.format(gateway=self.instance)
-        await self._bus.subscribe(tokens, self._on_tokens, TokenBatch, RequestInterrupted)
-        await self._bus.subscribe(Beat.SUBJECT.format(role="*", instance="*"), self._on_beat, Beat)
+        await self._bus.hear(tokens, self._on_tokens, TokenBatch, RequestInterrupted)
+        await self._bus.hear(Beat.SUBJECT.format(role="*", instance="*"), self._on_beat, Beat)
         self._bus.on_reconnect(self._on_reconnect)
 
     async def run(self) -> None:
@@ -137,7 +137,7 @@ class GatewayService:
 
     # --- from the bus
 
-    async def _on_tokens(self, message: TokenBatch | RequestInterrupted) -> None:
+    def _on_tokens(self, message: TokenBatch | RequestInterrupted) -> None:
         if isinstance(message, TokenBatch) and self._resync.is_gap(message):
             self._ask_about_all()
         now = time.monotonic()
@@ -148,7 +148,7 @@ class GatewayService:
             else:
                 self._perform(live, live.life.step(row, now))
 
-    async def _on_beat(self, beat: Beat) -> None:
+    def _on_beat(self, beat: Beat) -> None:
         if beat.instance == self.instance:
             self._resync.heard_ourselves(time.monotonic())
         self.topology.note(beat, time.monotonic())

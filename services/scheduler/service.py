@@ -118,10 +118,10 @@ class SchedulerService:
     async def _listen(self) -> list[Subscription]:
         bus = self._bus
         return [
-            await bus.subscribe(Beat.SUBJECT.format(role="*", instance="*"), self._on_beat, Beat),
-            await bus.subscribe(RequestEnded.SUBJECT, self._on_ended, RequestEnded),
-            await bus.subscribe(AbortRequest.SUBJECT, self._on_abort, AbortRequest),
-            await bus.subscribe(KvExpired.SUBJECT, self._on_kv_expired, KvExpired),
+            await bus.hear(Beat.SUBJECT.format(role="*", instance="*"), self._on_beat, Beat),
+            await bus.hear(RequestEnded.SUBJECT, self._on_ended, RequestEnded),
+            await bus.hear(AbortRequest.SUBJECT, self._on_abort, AbortRequest),
+            await bus.hear(KvExpired.SUBJECT, self._on_kv_expired, KvExpired),
         ]
 
     async def _on_term(self, term: int) -> None:
@@ -131,8 +131,8 @@ class SchedulerService:
         try:
             if term:
                 bus, into, group = self._bus, self._work_in, f"scheduler-{term}"
-                into.append(await bus.subscribe(KvReady.SUBJECT, self._on_kv_ready, KvReady, queue=group))
-                into.append(await bus.subscribe(SubmitRequest.SUBJECT, self._on_submit, SubmitRequest, queue=group))
+                into.append(await bus.hear(KvReady.SUBJECT, self._on_kv_ready, KvReady, queue=group))
+                into.append(await bus.hear(SubmitRequest.SUBJECT, self._on_submit, SubmitRequest, queue=group))
         finally:
             await _drain(former)
         self._heart.changed()
@@ -140,7 +140,7 @@ class SchedulerService:
             await self._performer.give_up_starts()
             self.feed(Deposed(now=time.monotonic()))
 
-    async def _on_submit(self, work: SubmitRequest) -> Accepted | Refused | None:
+    def _on_submit(self, work: SubmitRequest) -> Accepted | Refused | None:
         if not self._campaign.leads():
             return None
         self._performer.keep(Parcel(work))
@@ -170,7 +170,7 @@ class SchedulerService:
             retry_after_seconds=answer.retry_after_seconds,
         )
 
-    async def _on_kv_ready(self, message: KvReady) -> KvNoted | None:
+    def _on_kv_ready(self, message: KvReady) -> KvNoted | None:
         if not self._campaign.leads():
             return None
         work, kv = message.work, message.kv
@@ -190,18 +190,18 @@ class SchedulerService:
         self._let_go_if_done(work)
         return KvNoted(request=work.request, attempt=work.attempt)
 
-    async def _on_kv_expired(self, message: KvExpired) -> None:
+    def _on_kv_expired(self, message: KvExpired) -> None:
         now = time.monotonic()
         self.feed(KvLost(now=now, request=message.request, attempt=message.attempt, source=message.source))
 
-    async def _on_ended(self, message: RequestEnded) -> None:
+    def _on_ended(self, message: RequestEnded) -> None:
         self._traffic.ended(message.request, message.prompt_tokens, message.output_tokens)
         self.feed(Ended(now=time.monotonic(), request=message.request, attempt=message.attempt))
 
-    async def _on_abort(self, message: AbortRequest) -> None:
+    def _on_abort(self, message: AbortRequest) -> None:
         self.feed(Aborted(now=time.monotonic(), request=message.request, attempt=message.attempt))
 
-    async def _on_beat(self, beat: Beat) -> None:
+    def _on_beat(self, beat: Beat) -> None:
         if beat.instance == self._instance:
             self._echo.heard(time.monotonic())
         self._campaign.heard(beat)

@@ -58,7 +58,7 @@ class MemoryBus:
             raise NoResponder(f"nobody is subscribed to {letter.subject}")
         self._later(letter.subject, message, partial(self._deliver, letter))
 
-    async def answer(self, subject: str, reply_to: asyncio.Future[bytes], reply: object) -> None:
+    def answer(self, subject: str, reply_to: asyncio.Future[bytes], reply: object) -> None:
         self._later(subject, reply, partial(_settle, reply_to, encode(reply)))
 
     def forget(self, connection: "MemoryConnection") -> None:
@@ -145,6 +145,14 @@ class MemoryConnection(Bus):
         subscription = MemorySubscription(self, self._hub, subject, queue, delivery)
         self.subscriptions.append(subscription)
         return subscription
+
+    async def hear(
+        self, subject: str, handler: Callable[[Any], object], *types: type, queue: str = ""
+    ) -> MemorySubscription:
+        async def handle(message: object) -> object:
+            return handler(message)
+
+        return await self.subscribe(subject, handle, *types, queue=queue)
 
     def key_value(self, bucket: Bucket, kind: type) -> MemoryKeyValue:
         return MemoryKeyValue(self._hub.store, bucket, kind)

@@ -1,7 +1,7 @@
 """The bus over NATS.
 
-Leans on some inner parts of nats-py 2.16 where its public ones lose messages (`_round_trip`, `NatsSubscription.drain`);
-tests/integration/bus holds them to it, and the version is pinned.
+Leans on some inner parts of nats-py 2.16 where its public ones lose messages (`round_trip`, `NatsSubscription.drain`)
+or time (`Outgoing`, `_AtOnce`); tests/integration/bus holds them to it, and the version is pinned.
 """
 
 import asyncio
@@ -19,7 +19,9 @@ from shared.bus.delivery import Delivery
 from shared.bus.interface import Bus, BusTimeout, BusUnavailable, MessageTooBig, NoResponder, NotPermitted
 from shared.bus.key_value import STORE_SECONDS, Bucket
 from shared.bus.nats_store import NatsKeyValue
+from shared.bus.outgoing import Outgoing
 from shared.bus.probe import CONNECT_SECONDS, RECONNECT_WAIT_SECONDS, explain, probe, seed_file, tls_context
+from shared.bus.replies import Replies
 from shared.bus.settings import BusSettings
 from shared.bus.troubles import Troubles
 from shared.messages.codec import decode, encode
@@ -41,6 +43,7 @@ class NatsBus(Bus):
         self.troubles = Troubles()
         self._settings = settings
         self._client = Client()
+        self._outgoing = Outgoing(self._client)
         self._log = structlog.get_logger().bind(bus=settings.shown_url, connection=name)
         self._up = asyncio.Event()
         self._regained = asyncio.Event()
@@ -88,23 +91,26 @@ class NatsBus(Bus):
             closed_cb=self._on_closed,
             lame_duck_mode_cb=self._on_lame_duck,
         )
+        self._replies = Replies(self._client.new_inbox())
+        await self._at_once(self._replies.subject, self._replies.receive)
 
     async def publish(self, subject: str, message: object, *, traced: bool = False) -> None:
-        headers = current_headers() if traced else None
-        await self._send(subject, encode(message), headers)
+        self._put(subject, encode(message), headers=current_headers() if traced else None)
+        self._outgoing.write()
+        await self._outgoing.wait_for_room()
 
     async def request(self, subject: str, message: object, *replies: type, timeout_seconds: float) -> Any:
-        data = encode(message)
-        self._check_size(subject, data)
-        headers = current_headers() or None
+        inbox = self._replies.expect()
         try:
-            reply = await self._client.request(subject, data, timeout=timeout_seconds, headers=headers)
+            self._put(subject, encode(message), reply=inbox, headers=current_headers())
+            await self._outgoing.wait_for_room()
+            reply = await self._replies.wait(inbox, timeout_seconds)
         except nats.errors.NoRespondersError:
             raise NoResponder(f"nobody is subscribed to {subject}") from None
         except nats.errors.TimeoutError:
             raise BusTimeout(f"no reply on {subject} within {timeout_seconds:g} s") from None
-        except nats.errors.Error as error:
-            raise self._unavailable(subject, error) from error
+        finally:
+            self._replies.forget(inbox)
         return decode(reply.data, *replies)
 
     async def subscribe(
@@ -118,12 +124,35 @@ class NatsBus(Bus):
 
         return await self.listen(subject, receive, queue)
 
+    async def hear(
+        self, subject: str, handler: Callable[[Any], object], *types: type, queue: str = ""
+    ) -> "NatsSubscription":
+        delivery = Delivery(subject, handler, types, self.troubles)
+
+        def receive(message: Msg) -> None:
+            answer = partial(self._answer, message.reply) if message.reply else None
+            delivery.handle_now(message.subject, message.data, message.headers, answer)
+
+        return await self._confirmed(subject, self._at_once(subject, receive, queue))
+
     async def listen(
         self, subject: str, receive: Callable[[Msg], Awaitable[None]], queue: str = ""
     ) -> "NatsSubscription":
         """`subscribe`, for messages as they come."""
+        return await self._confirmed(subject, self._client.subscribe(subject, queue=queue, cb=receive))
+
+    async def _at_once(self, subject: str, receive: Callable[[Msg], None], queue: str = "") -> Inner:
+        """`receive` is called by the task that reads, where nats-py would queue the message for a task of its own."""
+        inner = await self._client.subscribe(subject, queue=queue, pending_bytes_limit=0)
+        queued, inner._pending_queue = inner._pending_queue, _AtOnce(receive)
+        while not queued.empty():
+            receive(queued.get_nowait())
+        return inner
+
+    async def _confirmed(self, subject: str, subscribing: Awaitable[Inner]) -> "NatsSubscription":
+        """Return when the server has it, or raise what keeps it from that."""
         try:
-            inner = await self._client.subscribe(subject, queue=queue, cb=receive)
+            inner = await subscribing
         except nats.errors.ConnectionClosedError as error:
             raise self._unavailable(subject, error) from error
         subscription = NatsSubscription(self, inner)
@@ -188,16 +217,15 @@ class NatsBus(Bus):
     def forget(self, subscription: "NatsSubscription") -> None:
         self._subscriptions.discard(subscription)
 
-    async def _send(self, subject: str, data: bytes, headers: dict[str, str] | None) -> None:
+    def _put(self, subject: str, data: bytes, *, reply: str = "", headers: dict[str, str] | None = None) -> None:
         self._check_size(subject, data)
         try:
-            await self._client.publish(subject, data, headers=headers or None)
+            self._outgoing.put(subject, data, reply=reply, headers=headers)
         except nats.errors.Error as error:
             raise self._unavailable(subject, error) from error
-        await asyncio.sleep(0)  # lets the client write: otherwise the bytes wait until the caller's next await
 
-    async def _answer(self, inbox: str, reply: object) -> None:
-        await self._send(inbox, encode(reply), None)
+    def _answer(self, inbox: str, reply: object) -> None:
+        self._put(inbox, encode(reply))
 
     def _check_size(self, subject: str, data: bytes) -> None:
         most = self._client.max_payload - HEADER_ROOM_BYTES
@@ -245,6 +273,17 @@ class NatsBus(Bus):
                     await callback()
                 except Exception as error:
                     self.troubles.note("bus_reconnect_callback_failed", error)
+
+
+class _AtOnce(asyncio.Queue[Msg]):
+    """Where nats-py queues the messages of a subscription: what is put in is handled, so it is always empty."""
+
+    def __init__(self, receive: Callable[[Msg], None]) -> None:
+        super().__init__()
+        self._receive = receive  # must not raise: it would end the task that reads
+
+    def put_nowait(self, item: Msg) -> None:
+        self._receive(item)
 
 
 class NatsSubscription:

@@ -155,6 +155,33 @@ async def test_a_failing_handler_does_not_end_the_subscription(connect: Connect)
     assert answerer.troubles.counts == {"bus_handler_failed": 1}
 
 
+async def test_a_plain_function_answers_in_the_order_and_the_trace_of_what_comes(connect: Connect):
+    asker, answerer, heard, traces = await connect("asker"), await connect("answerer"), [], []
+
+    def answer(message: AbortRequest) -> Accepted | None:
+        heard.append(message.attempt)
+        traces.append(trace.get_current_span().get_span_context().trace_id)
+        if message.attempt == 50:
+            raise RuntimeError("on purpose")
+        return Accepted(request=message.request, attempt=message.attempt)
+
+    subscription = await answerer.hear("plain", answer, AbortRequest)
+    for number in range(50):
+        await asker.publish("plain", numbered(number))
+    await asker.publish("plain", Accepted(request=numbered(1).request, attempt=1))
+    with pytest.raises(BusTimeout):
+        await asker.request("plain", numbered(50), Accepted, timeout_seconds=0.1)
+    with trace.use_span(trace.get_current_span(context_from({"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}))):
+        replies = [asker.request("plain", numbered(51 + n), Accepted, timeout_seconds=5) for n in range(9)]
+        assert [reply.attempt for reply in await asyncio.gather(*replies)] == list(range(51, 60))
+    assert heard == list(range(60))
+    assert traces == [0] * 51 + [int(TRACE, 16)] * 9
+    assert answerer.troubles.counts == {"bus_malformed_message": 1, "bus_handler_failed": 1}
+    await subscription.drain()
+    with pytest.raises(NoResponder):
+        await asker.request("plain", numbered(0), Accepted, timeout_seconds=5)
+
+
 async def test_handlers_of_one_subscription_run_one_by_one(connect: Connect):
     sender, receiver, done = await connect("sender"), await connect("receiver"), asyncio.Event()
     running, most, handled = 0, 0, 0

@@ -15,7 +15,7 @@ import nkeys
 import pytest
 
 import shared.bus.nats
-from shared.bus import BusTimeout, BusUnavailable, MessageTooBig
+from shared.bus import BusTimeout, BusUnavailable, MessageTooBig, NoResponder
 from shared.bus.nats import HEADER_ROOM_BYTES, NatsBus
 from shared.bus.settings import BusSettings
 from shared.messages.codec import encode
@@ -167,6 +167,40 @@ async def test_a_message_leaves_at_once_even_if_the_publisher_then_blocks_its_lo
         time.sleep(0.5)  # noqa: ASYNC251 (a step of computation on the loop's own thread)
         waiting.join()
     assert arrived[0] - sent < 0.25
+
+
+async def test_what_is_said_in_one_turn_is_heard_in_its_order_however_it_is_said(
+    nats_server: NatsServer, connect: Connect
+):
+    sender, receiver, heard = await connect(nats_server, "sender"), await connect(nats_server, "receiver"), []
+    await receiver.hear("mixed", lambda message: heard.append(message.attempt) or message, AbortRequest)
+    asking = []
+    for number in range(0, 300, 3):
+        asking.append(asyncio.create_task(sender.request("mixed", numbered(number), AbortRequest, timeout_seconds=5)))
+        await asyncio.sleep(0)  # it has been said, and waits for the end of the turn
+        await sender.publish("mixed", numbered(number + 1), traced=True)
+        await sender._client.publish("mixed", encode(numbered(number + 2)))  # as nats-py's own parts do
+    await asyncio.gather(*asking)
+    await until(lambda: len(heard) == 300)
+    assert heard == list(range(300))
+
+
+async def test_a_server_that_does_not_read_for_a_while_gets_everything_in_order(
+    own_server: NatsServer, connect: Connect
+):
+    sender, receiver, heard = await connect(own_server, "sender"), await connect(own_server, "receiver"), []
+    await receiver.hear("slow", lambda message: heard.append(message.attempt), AbortRequest)
+    own_server.pause()
+    for number in range(30):
+        await sender.publish("slow", numbered(number, "x" * 400_000))
+    asking = asyncio.create_task(sender.request("slow.nobody", numbered(0), Accepted, timeout_seconds=5))
+    await asyncio.sleep(0.1)
+    own_server.resume()
+    with pytest.raises(NoResponder):
+        await asking
+    await until(lambda: len(heard) == 30)
+    assert heard == list(range(30))
+    assert sender._client.pending_data_size == 0
 
 
 @pytest.mark.parametrize("credentials", ["", "gateway:wrong@"])
