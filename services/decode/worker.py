@@ -91,10 +91,10 @@ class DecodeWorker:
         return pieces
 
     async def _step(self, pieces: list[tuple[Sequence, int]]) -> None:
-        step = asyncio.ensure_future(self._engine.step([_piece(member, count) for member, count in pieces]))
+        step = self._engine.begin([_piece(member, count) for member, count in pieces])
         await self._teller.flush()  # the previous step's tokens leave while this one is computed
         try:
-            drawn = await step
+            drawn = await self._engine.end(step)
         except StepHung as error:
             self._breakdown.declare(str(error))
             return

@@ -20,7 +20,7 @@ class StepHung(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class Step:
     pieces: Sequence[Piece]
     result: "asyncio.Future[list[Drawn | None]]"
     loop: asyncio.AbstractEventLoop
@@ -34,7 +34,7 @@ class EngineThread:
         self._engine = engine
         self._limit_seconds = limit_seconds
         self._hung = False
-        self._steps: queue.Queue[_Step | None] = queue.Queue(MOST_WAITING_STEPS)
+        self._steps: queue.Queue[Step | None] = queue.Queue(MOST_WAITING_STEPS)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
         self.step_seconds = 0.0  # how long the newest finished step took
@@ -44,10 +44,18 @@ class EngineThread:
 
         StepHung if it does not end within the limit, waiting for cancelled ones before it included.
         """
+        return await self.end(self.begin(pieces))
+
+    def begin(self, pieces: Sequence[Piece]) -> "Step":
+        """The first half of `step`: it is being computed from now on. `end` must follow."""
         assert self._thread.is_alive(), "the engine thread is closed"
         loop = asyncio.get_running_loop()
-        step = _Step(pieces, loop.create_future(), loop)
+        step = Step(pieces, loop.create_future(), loop)
         self._steps.put_nowait(step)
+        return step
+
+    async def end(self, step: "Step") -> list[Drawn | None]:
+        """The second half of `step`."""
         deadline = asyncio.timeout(self._limit_seconds)
         try:
             async with deadline:
@@ -56,7 +64,7 @@ class EngineThread:
             if not deadline.expired():
                 raise
             self._hung = True
-            message = f"a step for {len(pieces)} sequences did not end within {self._limit_seconds:g} s"
+            message = f"a step for {len(step.pieces)} sequences did not end within {self._limit_seconds:g} s"
             raise StepHung(message) from error
 
     async def close(self, timeout_seconds: float = CLOSE_SECONDS) -> None:
@@ -82,7 +90,7 @@ class EngineThread:
                 _tell(step, drawn)
 
 
-def _tell(step: _Step, outcome: "list[Drawn | None] | Exception") -> None:
+def _tell(step: Step, outcome: "list[Drawn | None] | Exception") -> None:
     def settle() -> None:
         if step.result.done():  # cancelled meanwhile
             return
