@@ -160,45 +160,94 @@ void store_kv(const T *heads, C *pool, const int64_t *blocks, const int64_t *off
     }
 }
 
+// Lane i of the result is the sum of the lanes of rows[i]. Halves of two rows are added side by side, then quarters.
+template <int WIDTH = LANES / 2>
+inline Floats sums_of(Floats *rows) {
+    Words lower, upper;  // lanes of one row, or, LANES further, of the other
+    for (int lane = 0; lane < LANES; lane++) {
+        int other = lane % (2 * WIDTH) < WIDTH ? 0 : LANES - WIDTH;
+        lower[lane] = lane + other;
+        upper[lane] = lane + other + WIDTH;
+    }
+    for (int i = 0; i < WIDTH; i++)
+        rows[i] = __builtin_shuffle(rows[i], rows[i + WIDTH], lower) + __builtin_shuffle(rows[i], rows[i + WIDTH], upper);
+    if constexpr (WIDTH > 1) return sums_of<WIDTH / 2>(rows);
+    return rows[0];
+}
+
 // One query head over the keys that it has seen so far.
 struct Softmax {
-    Floats context[MOST_HEAD / LANES];
-    float peak, total;
+    Floats context[MOST_HEAD / LANES], total;
+    float peak;
 
     void begin(int64_t head_dim) {
         for (int64_t v = 0; v < head_dim / LANES; v++) context[v] = Floats{};
+        total = Floats{};
         peak = -INFINITY;
-        total = 0;
     }
 
-    // scores of `count` keys, with room for KEYS, and their values [count, head_dim] with `stride` between them
-    template <typename C>
-    void add(float *scores, int count, const C *values, int64_t stride, int64_t head_dim) {
-        for (int k = count; k < KEYS; k++) scores[k] = -INFINITY;
+    // KEYS scores become weights, and what was seen before them is weighed anew.
+    void weigh(float *scores, int64_t head_dim) {
         float highest = peak;
         for (int k = 0; k < KEYS; k++) highest = scores[k] > highest ? scores[k] : highest;
-        float kept = std::exp(peak - highest);
-        Floats sum = {};
-        for (int k = 0; k < KEYS; k += LANES) {
-            Floats shares = exponential(load(scores + k) - highest);
-            sum += shares;
-            store(scores + k, shares);
+        if (highest > peak) {
+            float kept = std::exp(peak - highest);
+            for (int64_t v = 0; v < head_dim / LANES; v++) context[v] *= kept;
+            total *= kept;
+            peak = highest;
         }
-        total = total * kept + sum_of(sum);
-        peak = highest;
-        for (int64_t v = 0; v < head_dim / LANES; v++) {
-            Floats mixed = context[v] * kept;
-            for (int k = 0; k < count; k++) mixed += scores[k] * load(values + k * stride + v * LANES);
-            context[v] = mixed;
+        for (int k = 0; k < KEYS; k += LANES) {
+            Floats weights = exponential(load(scores + k) - peak);
+            total += weights;
+            store(scores + k, weights);
         }
     }
 };
 
-template <typename T, typename C>
-inline float dot(const T *one, const C *other, int64_t count) {
-    Floats sums = {};
-    for (int64_t i = 0; i < count; i += LANES) sums += load(one + i) * load(other + i);
-    return sum_of(sums);
+// Up to HEADS query heads of one key-value head over up to KEYS of its keys, which are `stride` apart: each key and
+// value is loaded once for all. queries [heads, head_dim], already scaled.
+template <int HEADS, typename C>
+void attend_to(int64_t heads, Softmax *states, const float *queries, const C *keys, const C *values, int64_t stride,
+               int count, int64_t head_dim) {
+    if constexpr (HEADS > 1) {
+        if (heads < HEADS)
+            return attend_to<HEADS - 1>(heads, states, queries, keys, values, stride, count, head_dim);
+    }
+    Floats products[HEADS][KEYS] = {};
+    float scores[HEADS][KEYS];
+    for (int k = 0; k < count; k++) {
+        Floats sums[HEADS] = {};
+        for (int64_t i = 0; i < head_dim; i += LANES) {
+            Floats key = load(keys + k * stride + i);
+            for (int h = 0; h < HEADS; h++) sums[h] += load(queries + h * head_dim + i) * key;
+        }
+        for (int h = 0; h < HEADS; h++) products[h][k] = sums[h];
+    }
+    for (int h = 0; h < HEADS; h++) {
+        for (int k = 0; k < KEYS; k += LANES) store(scores[h] + k, sums_of(products[h] + k));
+        for (int k = count; k < KEYS; k++) scores[h][k] = -INFINITY;
+        states[h].weigh(scores[h], head_dim);
+    }
+    for (int64_t v = 0; v < head_dim / LANES; v++) {
+        Floats mixed[HEADS];
+        for (int h = 0; h < HEADS; h++) mixed[h] = states[h].context[v];
+        for (int k = 0; k < count; k++) {
+            Floats value = load(values + k * stride + v * LANES);
+            for (int h = 0; h < HEADS; h++) mixed[h] += scores[h][k] * value;
+        }
+        for (int h = 0; h < HEADS; h++) states[h].context[v] = mixed[h];
+    }
+}
+
+// Asks for KEYS keys and values of one head, which are read soon.
+template <typename C>
+inline void fetch(const C *keys, const C *values, int64_t stride, int64_t head_dim) {
+    for (int k = 0; k < KEYS; k++) {
+        for (int64_t i = 0; i < head_dim; i += 64 / sizeof(C)) {
+            __builtin_prefetch(keys + k * stride + i);
+            __builtin_prefetch(values + k * stride + i);
+        }
+    }
 }
 
 // One sequence and some of its key-value heads: queries and y [heads, head_dim] from the first head that they serve.
@@ -206,11 +255,13 @@ inline float dot(const T *one, const C *other, int64_t count) {
 template <typename T, typename C>
 void attend(const T *queries, T *y, const C *layer, int64_t kv_heads, const int64_t *table, int64_t tokens,
             const Shape &shape) {
+    constexpr int HEADS = 4;  // that share a load
     int64_t group = shape.heads / shape.kv_heads, stride = shape.kv_heads * shape.head_dim;
     int64_t heads = kv_heads * group, to_values = shape.block_tokens * stride;
     float scale = 1.0f / std::sqrt(float(shape.head_dim));
-    alignas(64) float scores[MOST_HEADS][KEYS];
+    alignas(64) float scaled[MOST_HEADS * MOST_HEAD];
     Softmax states[MOST_HEADS];
+    for (int64_t i = 0; i < heads * shape.head_dim; i += LANES) store(scaled + i, load(queries + i) * scale);
     for (int64_t head = 0; head < heads; head++) states[head].begin(shape.head_dim);
     auto page = [&](int64_t token) {
         return layer + table[token / shape.block_tokens] * shape.block_stride + token % shape.block_tokens * stride;
@@ -218,21 +269,20 @@ void attend(const T *queries, T *y, const C *layer, int64_t kv_heads, const int6
     for (int64_t first = 0; first < tokens; first += KEYS) {
         const C *keys = page(first), *next = first + KEYS < tokens ? page(first + KEYS) : keys;
         int here = tokens - first < KEYS ? tokens - first : KEYS;
-        for (int k = 0; k < here; k++, next += stride) {
-            for (int64_t i = 0; i < kv_heads * shape.head_dim; i += 64 / sizeof(C)) {
-                __builtin_prefetch(next + i);
-                __builtin_prefetch(next + to_values + i);
-            }
-            for (int64_t head = 0; head < heads; head++)
-                scores[head][k] = dot(queries + head * shape.head_dim,
-                                      keys + k * stride + head / group * shape.head_dim, shape.head_dim) * scale;
+        for (int64_t head = 0; head < heads;) {
+            int64_t of_head = head / group * shape.head_dim, left = group - head % group;
+            if (left == group) fetch(next + of_head, next + of_head + to_values, stride, shape.head_dim);
+            int64_t count = left < HEADS ? left : HEADS;
+            attend_to<HEADS>(count, states + head, scaled + head * shape.head_dim, keys + of_head,
+                             keys + of_head + to_values, stride, here, shape.head_dim);
+            head += count;
         }
-        for (int64_t head = 0; head < heads; head++)
-            states[head].add(scores[head], here, keys + to_values + head / group * shape.head_dim, stride, shape.head_dim);
     }
-    for (int64_t head = 0; head < heads; head++)
+    for (int64_t head = 0; head < heads; head++) {
+        float total = sum_of(states[head].total);
         for (int64_t v = 0; v < shape.head_dim / LANES; v++)
-            store(y + head * shape.head_dim + v * LANES, states[head].context[v] / states[head].total);
+            store(y + head * shape.head_dim + v * LANES, states[head].context[v] / total);
+    }
 }
 
 // heads [rows, heads + 2 * kv_heads, head_dim], one new token of each sequence, its key stored already; tables
