@@ -13,8 +13,7 @@ from shared.engine.cpu.kernels import Kernels
 
 Projection = Callable[[Tensor], Tensor]  # [tokens, inputs] -> [tokens, outputs]
 
-# Where oneDNN has AVX-512 it is faster from more rows on; with AVX2 it is not, at any number of rows.
-FEW_ROWS, FEW_ROWS_IN_BFLOAT16 = 16, 4
+FEW_ROWS = 8  # of a bfloat16 layer; from more on, oneDNN is faster on a CPU that multiplies bfloat16
 PACK_FROM_INPUTS_ON_INTEL = 512  # of 256, one row takes 1.4 times as long packed, and 16 rows as long as plain
 PACK_FROM_ELEMENTS = 1 << 18  # below this a float32 packed call's own overhead is more than packing saves
 
@@ -60,11 +59,11 @@ class ShortLinear:
 
 @dataclass(frozen=True, slots=True)
 class ByRows:
-    """Two copies of one layer, each where it is the faster one."""
+    """Two copies of one bfloat16 layer, each where it is the faster one."""
 
     few: ShortLinear
     many: Linear
-    few_rows: int
+    few_rows: int = FEW_ROWS
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [tokens, inputs] -> [tokens, outputs]."""
@@ -76,10 +75,7 @@ def linear(weight: Tensor, bias: Tensor | None, kernels: Kernels | None) -> Proj
     if kernels is None or not ShortLinear.usable(weight, kernels):
         return Linear(weight, bias)
     short = ShortLinear(weight, bias, kernels)
-    if weight.dtype == torch.float32 and not kernels.wide:
-        return short
-    few_rows = FEW_ROWS if weight.dtype == torch.float32 else FEW_ROWS_IN_BFLOAT16
-    return ByRows(short, Linear(weight, bias), few_rows)
+    return short if weight.dtype == torch.float32 else ByRows(short, Linear(weight, bias))
 
 
 def packing_pays(weight: Tensor) -> bool:

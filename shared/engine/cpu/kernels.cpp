@@ -17,6 +17,7 @@ constexpr int PANEL = 2 * LANES;  // outputs that lie beside each other in a pac
 constexpr int TILE_ROWS = SUMS / 2;
 constexpr int64_t NEAR_BYTES = 1 << 18;  // of a weight, for all rows to read while it is in a core's cache
 constexpr int MOST_HEAD = 256, MOST_HEADS = 64, KEYS = 16;  // numbers of a head; heads, and keys, computed together
+constexpr int64_t AHEAD_WORDS = 1024;  // that memory takes to answer, in a weight that is read from it
 constexpr int64_t WORTH_THREADS = 1 << 15;  // numbers; waking a thread takes longer than fewer
 
 typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -64,12 +65,13 @@ inline Floats exponential(Floats x) {  // Cephes' expf, to two units in the last
     return (series * rest * rest + rest + 1.0f) * as_floats((power + 127) << 23);
 }
 
-// y[r, :] of ROWS rows and PANELS panels. Each sum runs over the inputs in order, whatever the tile: a row's result
-// does not depend on what else is computed.
+// y[r, :] of ROWS rows and PANELS panels. What lies `ahead` words further in the weight is asked for meanwhile. Each sum
+// runs over the inputs in order, whatever the tile: a row's result does not depend on what else is computed.
 template <int ROWS, int PANELS>
-void product_tile(const float *x, const int32_t *weight, int64_t inputs, float *y, int64_t outputs) {
+void product_tile(const float *x, const int32_t *weight, int64_t inputs, float *y, int64_t outputs, int64_t ahead) {
     Floats sums[ROWS][PANELS][2] = {};
     for (int64_t k = 0; k < inputs; k++) {
+        for (int p = 0; p < PANELS; p++) __builtin_prefetch(weight + (p * inputs + k) * LANES + ahead);
         Floats columns[PANELS][2];
         for (int p = 0; p < PANELS; p++) {
             Words pairs = *(const Words *)(weight + (p * inputs + k) * LANES);
@@ -88,15 +90,15 @@ void product_tile(const float *x, const int32_t *weight, int64_t inputs, float *
 // As product_tile for any number of rows up to ROWS and any number of panels.
 template <int ROWS>
 void product_tiles(int rows, int64_t panels, const float *x, const int32_t *weight, int64_t inputs, float *y,
-                   int64_t outputs) {
+                   int64_t outputs, int64_t ahead) {
     if constexpr (ROWS > 1) {
-        if (rows < ROWS) return product_tiles<ROWS - 1>(rows, panels, x, weight, inputs, y, outputs);
+        if (rows < ROWS) return product_tiles<ROWS - 1>(rows, panels, x, weight, inputs, y, outputs, ahead);
     }
     constexpr int FIT = SUMS / (2 * ROWS), TOGETHER = FIT >= 8 ? 8 : FIT >= 4 ? 4 : FIT >= 2 ? 2 : 1;
     int64_t p = 0;
     for (; p + TOGETHER <= panels; p += TOGETHER)
-        product_tile<ROWS, TOGETHER>(x, weight + p * inputs * LANES, inputs, y + p * PANEL, outputs);
-    for (; p < panels; p++) product_tile<ROWS, 1>(x, weight + p * inputs * LANES, inputs, y + p * PANEL, outputs);
+        product_tile<ROWS, TOGETHER>(x, weight + p * inputs * LANES, inputs, y + p * PANEL, outputs, ahead);
+    for (; p < panels; p++) product_tile<ROWS, 1>(x, weight + p * inputs * LANES, inputs, y + p * PANEL, outputs, ahead);
 }
 
 template <typename T>
@@ -322,8 +324,9 @@ void product(const float *x, const int32_t *weight, float *y, int64_t rows, int6
             int64_t count = last - p < near ? last - p : near;
             for (int64_t tile = 0; tile < tiles; tile++) {
                 int64_t row = rows * tile / tiles, end = rows * (tile + 1) / tiles;
+                int64_t ahead = tile == 0 ? AHEAD_WORDS : near * inputs * LANES;  // later tiles fetch what comes next
                 product_tiles<TILE_ROWS>(end - row, count, x + row * inputs, weight + p * inputs * LANES, inputs,
-                                         y + row * outputs + p * PANEL, outputs);
+                                         y + row * outputs + p * PANEL, outputs, ahead);
             }
         }
     }

@@ -18,7 +18,6 @@ log = structlog.get_logger()
 DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 CACHED = (("f32", "f32"), ("f32", "bf16"), ("bf16", "bf16"))  # dtypes of a step and of the KV cache
 MOST_HEAD, MOST_HEADS = 256, 64  # numbers of a head; query heads of a key-value head
-AVX2_LANES = 8
 KEYS = 16  # of a block that are read together
 
 
@@ -35,7 +34,6 @@ class Kernels:
 
     def __init__(self, built: ctypes.CDLL) -> None:
         self.lanes: int = built.lanes()  # widths are a multiple of it; outputs of a packed weight, and heads, of two
-        self.wide = self.lanes > AVX2_LANES
         self._product = _typed(built.product, "pppiii")
         self._rms_norm = {dtype: _typed(built[f"rms_norm_{name}"], "pppiif") for dtype, name in DTYPES.items()}
         self._gate = {dtype: _typed(built[f"gate_{name}"], "ppii") for dtype, name in DTYPES.items()}
