@@ -151,6 +151,7 @@ def _engine_settings(stack: Stack, threads: int) -> dict[str, str]:
         # Threads that spin at a barrier for long starve the other processes; those that sleep at once wake up late.
         "OMP_WAIT_POLICY": "passive",
         "GOMP_SPINCOUNT": "10000",  # about 0.1 ms: what lies between two barriers of one step
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # weights and KV in huge pages, where the kernel has them
         "DISTSERVE_COLOCATED": "1" if stack.colocated else "0",
         "DISTSERVE_MAX_MODEL_TOKENS": str(stack.max_model_tokens or ""),
         "DISTSERVE_KV_BLOCKS": str(stack.kv_blocks or ""),
