@@ -25,7 +25,7 @@ from tests.integration.deploy.manifests import AS_FILES, KUBERNETES, RENDERED, M
 ROOT = Path(__file__).parents[3]
 SCHEMAS = "1.34"
 CONFIGS = {"gateway": GatewayConfig, "scheduler": SchedulerConfig, "prefill": PrefillConfig, "decode": DecodeConfig}
-READ_BY_OTHERS = re.compile(r"(UCX|HF|OMP|GOMP|OTEL|NVIDIA)_\w+")
+READ_BY_OTHERS = re.compile(r"(UCX|HF|OMP|GOMP|GLIBC|OTEL|NVIDIA)_\w+")
 KNOWN_CAPABILITIES = {"SYS_PTRACE", "IPC_LOCK"}
 
 
