@@ -226,7 +226,7 @@ class GatewayService:
             self._send_aborts(time.monotonic())
         message = live.ended(self.instance)
         if ended.taken:
-            self._spawn(self._publish(RequestEnded.SUBJECT, message), live.context)
+            live.context.copy().run(self._post, RequestEnded.SUBJECT, message)
         live.context.copy().run(self._note_end, message, live.targets, time.monotonic() - live.arrived_at)
 
     def _note_end(self, ended: RequestEnded, targets: LatencyTargets, total_seconds: float) -> None:
@@ -272,11 +272,11 @@ class GatewayService:
 
     def _send_aborts(self, now: float) -> None:
         for message in self._aborts.due(now):
-            self._spawn(self._publish(AbortRequest.SUBJECT, message), contextvars.copy_context())
+            self._post(AbortRequest.SUBJECT, message)
 
-    async def _publish(self, subject: str, message: object) -> None:
+    def _post(self, subject: str, message: object) -> None:
         try:
-            await self._bus.publish(subject, message, traced=True)
+            self._bus.post(subject, message, traced=True)
         except BusError as error:
             log.warning("not_sent", subject=subject, error=str(error))
 

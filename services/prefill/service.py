@@ -105,18 +105,18 @@ class PrefillService:
         bus, me = self._bus, self._instance
         await self._teller.listen()
         await self._neighbours.listen(bus)
-        await bus.subscribe(StartPrefill.SUBJECT.format(instance=me), self._start, StartPrefill)
+        await bus.hear(StartPrefill.SUBJECT.format(instance=me), self._start, StartPrefill)
         await bus.subscribe(AbortRequest.SUBJECT, self._worker.abort, AbortRequest)
         await bus.subscribe(PullBlocks.SUBJECT.format(instance=me), self._handoff.pull, PullBlocks)
         await bus.subscribe(KvReleased.SUBJECT.format(instance=me), self._handoff.released, KvReleased)
         await bus.subscribe(KvRenewed.SUBJECT.format(instance=me), self._handoff.renewed, KvRenewed)
         await bus.subscribe(LinkTest.SUBJECT.format(instance=me), self._link_test, LinkTest)
 
-    async def _start(self, message: StartPrefill) -> Started | Refused:
+    def _start(self, message: StartPrefill) -> Started | Refused:
         if not self._terms.admits(message.term):
             return Refused.of(message.work, "deposed", f"a scheduler leads in term {self._terms.latest}")
         self._neighbours.expect(message.work.gateway)
-        return await self._worker.start(message)
+        return self._worker.start(message)
 
     async def _link_test(self, message: LinkTest) -> LinkTestAnswer:
         return await answer_link_test(self._transport, message, self._engine.cache.scratch)

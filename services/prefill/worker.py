@@ -76,7 +76,7 @@ class PrefillWorker:
 
     # -- what the bus asks --------------------------------------------------------------------------------------------
 
-    async def start(self, message: StartPrefill) -> Started | Refused:
+    def start(self, message: StartPrefill) -> Started | Refused:
         work = message.work
         known = self._attempt_of(work.request)
         if known == work.attempt:

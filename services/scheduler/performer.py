@@ -30,14 +30,13 @@ from shared.messages.handoff import KvHandle, KvReleased, KvRenewed
 from shared.messages.requests import AbortRequest, Refused, SubmitRequest
 from shared.messages.tokens import RequestInterrupted
 from shared.messages.work import StartDecode, Started, StartPrefill
-from shared.specs.ids import InstanceId, RequestId
+from shared.specs.ids import InstanceId, RequestId, Role
 from shared.telemetry import traces
 from shared.telemetry.metrics import SchedulerMetrics
 
 log = structlog.get_logger()
 
 MOST_STARTS = 256  # waiting for their answer at once
-MOST_UNSENT = 10_000  # messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,8 @@ class Performer:
         self._parcels: dict[tuple[RequestId, int], Parcel] = {}
         self._starts: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(MOST_STARTS)
-        self._unsent: asyncio.Queue[tuple[str, object]] = asyncio.Queue(MOST_UNSENT)
+        roles: tuple[Role, ...] = ("prefill", "decode")
+        self._dispatched = {role: metrics.dispatched.labels(role) for role in roles}
 
     @property
     def parcels(self) -> int:
@@ -88,7 +88,7 @@ class Performer:
     def perform(self, effect: Effect) -> None:
         match effect:
             case SendPrefill() | SendDecode():
-                self._metrics.dispatched.labels("prefill" if isinstance(effect, SendPrefill) else "decode").inc()
+                self._dispatched["prefill" if isinstance(effect, SendPrefill) else "decode"].inc()
                 start = asyncio.create_task(self._start(effect, self._parcels[effect.request, effect.attempt]))
                 self._starts.add(start)
                 start.add_done_callback(self._start_ended)
@@ -107,24 +107,6 @@ class Performer:
                 self._metrics.refused(effect.reason)
             case ReportInstance():
                 log.info("instance_changed", instance_id=effect.instance, state=effect.state)
-
-    async def publish_all(self) -> None:
-        """Send what `perform` has queued, for ever."""
-        while True:
-            subject, message = await self._unsent.get()
-            try:
-                if self._campaign.leads():
-                    await self._bus.publish(subject, message)
-            except (
-                BusError
-            ) as error:  # an interruption is missed by its gateway, a lease by its holder, both by a clock
-                log.warning("message_not_sent", subject=subject, error=str(error))
-            finally:
-                self._unsent.task_done()
-
-    async def flush(self) -> None:
-        """Wait until everything queued has been sent."""
-        await self._unsent.join()
 
     async def give_up_starts(self) -> None:
         """Those that still wait for an answer. Nobody is told what came of them."""
@@ -146,9 +128,9 @@ class Performer:
 
     def _send(self, subject: str, message: object) -> None:
         try:
-            self._unsent.put_nowait((subject, message))
-        except asyncio.QueueFull:
-            log.warning("message_not_sent", subject=subject, error=f"{MOST_UNSENT} messages wait already")
+            self._bus.post(subject, message)
+        except BusError as error:  # an interruption is missed by its gateway, a lease by its holder, both by a clock
+            log.warning("message_not_sent", subject=subject, error=str(error))
 
     async def _start(self, effect: SendPrefill | SendDecode, parcel: Parcel) -> None:
         async with self._slots:

@@ -45,7 +45,6 @@ from shared.worker.lifecycle import missing, stop_with
 TICK_SECONDS = 0.25
 AT_HOME = (Forget, ReportInstance, SendPrefill, SendDecode)  # need no leader: a start is then answered here
 START_SECONDS = 1.0  # for an instance to answer a start
-FLUSH_SECONDS = 1.0
 CANCEL_SECONDS = 0.2
 
 
@@ -78,7 +77,7 @@ class SchedulerService:
             self.feed(Ticked(now=time.monotonic()))
             subscriptions = await self._listen()
             async with asyncio.TaskGroup() as tasks:
-                loops = (self._performer.publish_all(), self._tick(), self._heart.run(), stop_with(self._bus, stop))
+                loops = (self._tick(), self._heart.run(), stop_with(self._bus, stop))
                 running = [tasks.create_task(loop) for loop in loops]
                 campaign = tasks.create_task(self._campaign.run())
                 await stop.wait()
@@ -265,11 +264,6 @@ class SchedulerService:
         await _drain([*subscriptions, *self._work_in])
         await self._performer.give_up_starts()
         self.feed(Closing(now=time.monotonic()))
-        try:
-            async with asyncio.timeout(FLUSH_SECONDS):
-                await self._performer.flush()
-        except TimeoutError:  # their gateways will miss them and ask
-            pass
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:

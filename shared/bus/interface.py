@@ -64,6 +64,10 @@ class Bus(Protocol):
         """
         ...
 
+    def post(self, subject: str, message: object, *, traced: bool = False) -> None:
+        """As `publish`, from where nothing can be awaited: it leaves at the end of the event loop's turn."""
+        ...
+
     async def request(self, subject: str, message: object, *replies: type[R], timeout_seconds: float) -> R:
         """Send the message with the current trace context and return the reply, which must be of one of `replies`.
 

@@ -125,8 +125,11 @@ class MemoryConnection(Bus):
         self._hub = hub
 
     async def publish(self, subject: str, message: object, *, traced: bool = False) -> None:
+        self.post(subject, message, traced=traced)
+        await asyncio.sleep(0)  # the receivers get their turn
+
+    def post(self, subject: str, message: object, *, traced: bool = False) -> None:
         self._send(subject, message, current_headers() if traced else None, None)
-        await asyncio.sleep(0)  # like NATS: the receivers get their turn
 
     async def request(self, subject: str, message: object, *replies: type, timeout_seconds: float) -> Any:
         reply_to: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()

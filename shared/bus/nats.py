@@ -95,9 +95,12 @@ class NatsBus(Bus):
         await self._at_once(self._replies.subject, self._replies.receive)
 
     async def publish(self, subject: str, message: object, *, traced: bool = False) -> None:
-        self._put(subject, encode(message), headers=current_headers() if traced else None)
+        self.post(subject, message, traced=traced)
         self._outgoing.write()
         await self._outgoing.wait_for_room()
+
+    def post(self, subject: str, message: object, *, traced: bool = False) -> None:
+        self._put(subject, encode(message), headers=current_headers() if traced else None)
 
     async def request(self, subject: str, message: object, *replies: type, timeout_seconds: float) -> Any:
         inbox = self._replies.expect()
