@@ -40,8 +40,26 @@ class ClientConnection:
             self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         return True
 
+    @contextmanager
+    def one_write(self) -> Iterator[None]:
+        gathered = _Gathered()
+        self._cycle.transport = gathered  # pyright: ignore[reportAttributeAccessIssue]  (it is one for what is done here)
+        try:
+            yield
+        finally:
+            self._cycle.transport = self._transport
+            self._transport.write(b"".join(gathered.pieces))
+
     def cut(self) -> None:
         self._transport.abort()
+
+
+class _Gathered:
+    """Of a transport only what a response's beginning needs: it keeps what is written."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.write = self.pieces.append
 
 
 class GatewayProtocol(HttpToolsProtocol):

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,6 +70,10 @@ class Connection(Protocol):
         """More of the body. False if it would have to wait: nothing is written then."""
         ...
 
+    def one_write(self) -> AbstractContextManager[None]:
+        """What is sent within leaves at its end, in one write: each costs as much as all else that is done for it."""
+        ...
+
     def cut(self) -> None:
         """Drop it."""
         ...
@@ -97,10 +101,9 @@ class EventStream:
 
     async def write(self, answer: Answer, form: Form) -> None:
         """Until the answer has ended, one way or the other."""
-        await self._send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM})
         self._look_after_later(answer)
         try:
-            self._unsent = b"".join(form.opening(choice) for choice in answer.choices)
+            await self._open(answer, form)
             answer.bell.call(lambda: self._write_now(answer, form))
             while True:
                 self._unsent += self._new_text(answer, form)
@@ -114,6 +117,13 @@ class EventStream:
         finally:
             answer.bell.call(None)
             self._timer.cancel()
+
+    async def _open(self, answer: Answer, form: Form) -> None:
+        with self._connection.one_write():
+            await self._send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM})
+            opening = b"".join(form.opening(choice) for choice in answer.choices) + self._new_text(answer, form)
+            if opening:
+                await self._write(opening, more=True)
 
     def _write_now(self, answer: Answer, form: Form) -> bool:
         """What is new, unless there is more to do than to write it, or the client keeps us waiting."""
