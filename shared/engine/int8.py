@@ -8,16 +8,24 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from shared.engine.cpu.kernels import Kernels
+
 WEIGHT_LEVELS = 127
+FEW_ROWS = 6  # from more on, oneDNN's product is faster
 
 
 class Int8Linear:
-    """weight [outputs, inputs], bias [outputs] or None; on a CPU. Sums of products are exact integers."""
+    """weight [outputs, inputs], bias [outputs] or None; on a CPU. Sums of products are exact integers.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    With `kernels` the weight is in memory twice, once in their form for few rows.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, kernels: Kernels | None = None) -> None:
         weight = weight.float()
         self._scales = smallest_positive(weight.abs().amax(dim=1)) / WEIGHT_LEVELS
         levels = (weight / self._scales[:, None]).round().to(torch.int8)
+        self._kernels = kernels
+        self._for_few = kernels.packed_int8(levels) if kernels is not None and _fits(levels, kernels) else None
         self._packed = torch.ops.onednn.qlinear_prepack(levels, None)
         self._weight_zeros = torch.zeros(weight.shape[0], dtype=torch.int32)
         self._bias = None if bias is None else bias.float()
@@ -27,6 +35,14 @@ class Int8Linear:
         """x [tokens, inputs] -> [tokens, outputs] in the same dtype."""
         if not len(x):
             return x.new_empty(0, len(self._scales))
+        if self._kernels is not None and self._for_few is not None and len(x) <= FEW_ROWS:
+            rows = x.float().contiguous()
+            y = self._kernels.product_int8(rows, self._for_few, self._scales, self._activation_levels)
+        else:
+            y = self._many(x)
+        return (y if self._bias is None else y.add_(self._bias)).to(x.dtype)
+
+    def _many(self, x: Tensor) -> Tensor:
         most = self._activation_levels
         levels, scales = rounded_rows(x, most)
         sums = torch.ops.onednn.qlinear_pointwise(
@@ -44,8 +60,12 @@ class Int8Linear:
             [],
             "",
         )
-        y = sums.mul_(scales)
-        return (y if self._bias is None else y.add_(self._bias)).to(x.dtype)
+        return sums.mul_(scales)
+
+
+def _fits(levels: Tensor, kernels: Kernels) -> bool:
+    outputs, inputs = levels.shape
+    return outputs % (4 * kernels.lanes) == 0 and inputs % kernels.lanes == 0
 
 
 def rounded_rows(x: Tensor, most: int) -> tuple[Tensor, Tensor]:

@@ -82,7 +82,9 @@ class Weights:
         return self._projection(embedding, None)
 
     def _projection(self, weight: Tensor, bias: Tensor | None) -> Projection:
-        return Int8Linear(weight, bias) if self._quantization == "int8" else linear(weight, bias, self.kernels)
+        if self._quantization == "int8":
+            return Int8Linear(weight, bias, self.kernels)
+        return linear(weight, bias, self.kernels)
 
     def finish(self, spec: ModelSpec) -> None:
         """Close the files. BadModel if they hold weights that nobody asked for: the answers would be wrong."""

@@ -13,11 +13,10 @@ constexpr int LANES = 16, SUMS = 24;  // SUMS: vectors of a tile that are kept i
 #else
 constexpr int LANES = 8, SUMS = 12;
 #endif
-constexpr int PANEL = 2 * LANES;  // outputs that lie beside each other in a packed weight
-constexpr int TILE_ROWS = SUMS / 2;
 constexpr int64_t NEAR_BYTES = 1 << 18;  // of a weight, for all rows to read while it is in a core's cache
 constexpr int MOST_HEAD = 256, MOST_HEADS = 64, KEYS = 16;  // numbers of a head; heads, and keys, computed together
 constexpr int64_t AHEAD_WORDS = 1024;  // that memory takes to answer, in a weight that is read from it
+constexpr int MOST_INT8_ROWS = 16;
 constexpr int64_t WORTH_THREADS = 1 << 15;  // numbers; waking a thread takes longer than fewer
 
 typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -65,40 +64,98 @@ inline Floats exponential(Floats x) {  // Cephes' expf, to two units in the last
     return (series * rest * rest + rest + 1.0f) * as_floats((power + 127) << 23);
 }
 
+// A packed weight is made of panels of VECTORS * LANES outputs: [panels, inputs, LANES] words, each with a part for one
+// output of every vector.
+struct Short {  // bfloat16
+    static constexpr int VECTORS = 2;
+    static void unpack(Words words, Floats *columns) {
+        columns[0] = as_floats(words << 16);
+        columns[1] = as_floats(words & ~0xffff);
+    }
+};
+struct Int8 {
+    static constexpr int VECTORS = 4;
+    static void unpack(Words words, Floats *columns) {
+        for (int v = 0; v < VECTORS; v++)
+            columns[v] = __builtin_convertvector((words << (24 - 8 * v)) >> 24, Floats);
+    }
+};
+
 // y[r, :] of ROWS rows and PANELS panels. What lies `ahead` words further in the weight is asked for meanwhile. Each sum
 // runs over the inputs in order, whatever the tile: a row's result does not depend on what else is computed.
-template <int ROWS, int PANELS>
+template <typename W, int ROWS, int PANELS>
 void product_tile(const float *x, const int32_t *weight, int64_t inputs, float *y, int64_t outputs, int64_t ahead) {
-    Floats sums[ROWS][PANELS][2] = {};
+    constexpr int V = W::VECTORS;
+    Floats sums[ROWS][PANELS][V] = {};
     for (int64_t k = 0; k < inputs; k++) {
-        for (int p = 0; p < PANELS; p++) __builtin_prefetch(weight + (p * inputs + k) * LANES + ahead);
-        Floats columns[PANELS][2];
+        Floats columns[PANELS][V];
         for (int p = 0; p < PANELS; p++) {
-            Words pairs = *(const Words *)(weight + (p * inputs + k) * LANES);
-            columns[p][0] = as_floats(pairs << 16);
-            columns[p][1] = as_floats(pairs & ~0xffff);
+            const int32_t *words = weight + (p * inputs + k) * LANES;
+            __builtin_prefetch(words + ahead);
+            W::unpack(*(const Words *)words, columns[p]);
         }
         for (int r = 0; r < ROWS; r++)
             for (int p = 0; p < PANELS; p++)
-                for (int v = 0; v < 2; v++) sums[r][p][v] += x[r * inputs + k] * columns[p][v];
+                for (int v = 0; v < V; v++) sums[r][p][v] += x[r * inputs + k] * columns[p][v];
     }
     for (int r = 0; r < ROWS; r++)
         for (int p = 0; p < PANELS; p++)
-            for (int v = 0; v < 2; v++) store(y + r * outputs + p * PANEL + v * LANES, sums[r][p][v]);
+            for (int v = 0; v < V; v++) store(y + r * outputs + (p * V + v) * LANES, sums[r][p][v]);
 }
 
 // As product_tile for any number of rows up to ROWS and any number of panels.
-template <int ROWS>
+template <typename W, int ROWS>
 void product_tiles(int rows, int64_t panels, const float *x, const int32_t *weight, int64_t inputs, float *y,
                    int64_t outputs, int64_t ahead) {
     if constexpr (ROWS > 1) {
-        if (rows < ROWS) return product_tiles<ROWS - 1>(rows, panels, x, weight, inputs, y, outputs, ahead);
+        if (rows < ROWS) return product_tiles<W, ROWS - 1>(rows, panels, x, weight, inputs, y, outputs, ahead);
     }
-    constexpr int FIT = SUMS / (2 * ROWS), TOGETHER = FIT >= 8 ? 8 : FIT >= 4 ? 4 : FIT >= 2 ? 2 : 1;
+    constexpr int FIT = SUMS / (W::VECTORS * ROWS), TOGETHER = FIT >= 8 ? 8 : FIT >= 4 ? 4 : FIT >= 2 ? 2 : 1;
+    constexpr int PANEL = W::VECTORS * LANES;
     int64_t p = 0;
     for (; p + TOGETHER <= panels; p += TOGETHER)
-        product_tile<ROWS, TOGETHER>(x, weight + p * inputs * LANES, inputs, y + p * PANEL, outputs, ahead);
-    for (; p < panels; p++) product_tile<ROWS, 1>(x, weight + p * inputs * LANES, inputs, y + p * PANEL, outputs, ahead);
+        product_tile<W, ROWS, TOGETHER>(x, weight + p * inputs * LANES, inputs, y + p * PANEL, outputs, ahead);
+    for (; p < panels; p++)
+        product_tile<W, ROWS, 1>(x, weight + p * inputs * LANES, inputs, y + p * PANEL, outputs, ahead);
+}
+
+// x [rows, inputs], y [rows, outputs]
+template <typename W>
+void product(const float *x, const int32_t *weight, float *y, int64_t rows, int64_t inputs, int64_t outputs) {
+    constexpr int PANEL = W::VECTORS * LANES, TILE_ROWS = SUMS / W::VECTORS;
+    int64_t panels = outputs / PANEL, tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    int64_t near = tiles == 1 ? panels : 1 + NEAR_BYTES / (inputs * LANES * int64_t(sizeof *weight));
+#pragma omp parallel
+    {
+        int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
+        int64_t last = panels * (thread + 1) / threads;
+        for (int64_t p = panels * thread / threads; p < last; p += near) {
+            int64_t count = last - p < near ? last - p : near;
+            for (int64_t tile = 0; tile < tiles; tile++) {
+                int64_t row = rows * tile / tiles, end = rows * (tile + 1) / tiles;
+                int64_t ahead = tile == 0 ? AHEAD_WORDS : near * inputs * LANES;  // later tiles fetch what comes next
+                product_tiles<W, TILE_ROWS>(end - row, count, x + row * inputs, weight + p * inputs * LANES, inputs,
+                                            y + row * outputs + p * PANEL, outputs, ahead);
+            }
+        }
+    }
+}
+
+// What int8.py's rounded_rows gives, less the level of zero, for one row; returns its scale.
+inline float rounded(const float *x, float *levels, int64_t inputs, float most) {
+    Floats largest = {};
+    for (int64_t i = 0; i < inputs; i += LANES) {
+        Floats size = as_floats(as_words(load(x + i)) & 0x7fffffff);
+        largest = (size > largest) | (size != size) ? size : largest;  // a NaN stays
+    }
+    float scale = 1e-30f;
+    for (int lane = 0; lane < LANES; lane++) scale = scale >= largest[lane] || scale != scale ? scale : largest[lane];
+    scale /= most;
+    for (int64_t i = 0; i < inputs; i += LANES) {
+        Words shifted = __builtin_convertvector(load(x + i) / scale + (most + 1.5f), Words);
+        store(levels + i, __builtin_convertvector(shifted, Floats) - (most + 1));
+    }
+    return scale;
 }
 
 template <typename T>
@@ -311,25 +368,19 @@ extern "C" {
 
 int64_t lanes() { return LANES; }
 
-// x [rows, inputs] float32, y [rows, outputs] float32, weight [outputs / PANEL, inputs, LANES] words: the output of that
-// lane as bfloat16 in the low half, the one LANES further in the high half
-void product(const float *x, const int32_t *weight, float *y, int64_t rows, int64_t inputs, int64_t outputs) {
-    int64_t panels = outputs / PANEL, tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
-    int64_t near = tiles == 1 ? panels : 1 + NEAR_BYTES / (inputs * LANES * int64_t(sizeof *weight));
-#pragma omp parallel
-    {
-        int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
-        int64_t last = panels * (thread + 1) / threads;
-        for (int64_t p = panels * thread / threads; p < last; p += near) {
-            int64_t count = last - p < near ? last - p : near;
-            for (int64_t tile = 0; tile < tiles; tile++) {
-                int64_t row = rows * tile / tiles, end = rows * (tile + 1) / tiles;
-                int64_t ahead = tile == 0 ? AHEAD_WORDS : near * inputs * LANES;  // later tiles fetch what comes next
-                product_tiles<TILE_ROWS>(end - row, count, x + row * inputs, weight + p * inputs * LANES, inputs,
-                                         y + row * outputs + p * PANEL, outputs, ahead);
-            }
-        }
-    }
+void product_short(const float *x, const int32_t *weight, float *y, int64_t rows, int64_t inputs, int64_t outputs) {
+    product<Short>(x, weight, y, rows, inputs, outputs);
+}
+
+// levels [rows, inputs]: room for the rounded rows; scales [outputs]. Sums are whole numbers, exact below 2^24.
+void product_int8(const float *x, const int32_t *weight, const float *scales, float *levels, float *y, int64_t rows,
+                  int64_t inputs, int64_t outputs, int64_t most) {
+    float of_rows[MOST_INT8_ROWS];
+    for (int64_t r = 0; r < rows; r++) of_rows[r] = rounded(x + r * inputs, levels + r * inputs, inputs, most);
+    product<Int8>(levels, weight, y, rows, inputs, outputs);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < outputs; i += LANES)
+            store(y + r * outputs + i, load(y + r * outputs + i) * load(scales + i) * of_rows[r]);
 }
 
 #define FOR_TYPE(name, T)                                                                                              \

@@ -18,6 +18,7 @@ log = structlog.get_logger()
 DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 CACHED = (("f32", "f32"), ("f32", "bf16"), ("bf16", "bf16"))  # dtypes of a step and of the KV cache
 MOST_HEAD, MOST_HEADS = 256, 64  # numbers of a head; query heads of a key-value head
+MOST_INT8_ROWS = 16
 KEYS = 16  # of a block that are read together
 
 
@@ -34,7 +35,8 @@ class Kernels:
 
     def __init__(self, built: ctypes.CDLL) -> None:
         self.lanes: int = built.lanes()  # widths are a multiple of it; outputs of a packed weight, and heads, of two
-        self._product = _typed(built.product, "pppiii")
+        self._product_short = _typed(built.product_short, "pppiii")
+        self._product_int8 = _typed(built.product_int8, "pppppiiii")
         self._rms_norm = {dtype: _typed(built[f"rms_norm_{name}"], "pppiif") for dtype, name in DTYPES.items()}
         self._gate = {dtype: _typed(built[f"gate_{name}"], "ppii") for dtype, name in DTYPES.items()}
         self._rotate = {dtype: _typed(built[f"rotate_{name}"], "pppiiii") for dtype, name in DTYPES.items()}
@@ -53,7 +55,24 @@ class Kernels:
         rows, inputs = x.shape
         outputs = packed.shape[0] * self.lanes * 2
         y = x.new_empty(rows, outputs)
-        self._product(x.data_ptr(), packed.data_ptr(), y.data_ptr(), rows, inputs, outputs)
+        self._product_short(x.data_ptr(), packed.data_ptr(), y.data_ptr(), rows, inputs, outputs)
+        return y
+
+    def packed_int8(self, levels: Tensor) -> Tensor:
+        """levels int8 [outputs, inputs] -> int32 [outputs / 4 / lanes, inputs, lanes]"""
+        outputs, inputs = levels.shape
+        parts = levels.view(outputs // self.lanes // 4, 4, self.lanes, inputs)
+        return parts.permute(0, 3, 2, 1).contiguous().view(torch.int32).squeeze(-1)
+
+    def product_int8(self, x: Tensor, packed: Tensor, scales: Tensor, most: int) -> Tensor:
+        """x float32 [rows, inputs], at most MOST_INT8_ROWS, is rounded to `most` levels on either side of zero.
+
+        Weight as `packed_int8` gives it, scales float32 [outputs] -> float32 [rows, outputs]
+        """
+        rows, inputs = x.shape
+        levels, y = torch.empty_like(x), x.new_empty(rows, len(scales))
+        pointers = x.data_ptr(), packed.data_ptr(), scales.data_ptr(), levels.data_ptr(), y.data_ptr()
+        self._product_int8(*pointers, rows, inputs, len(scales), most)
         return y
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:

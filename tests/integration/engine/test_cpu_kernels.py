@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from shared.engine.cpu import library as building
 from shared.engine.cpu.kernels import Kernels, kernels_for
+from shared.engine.int8 import Int8Linear
 from shared.engine.linear import ByRows, Linear, ShortLinear, linear
 from shared.engine.models.llama import RmsNorm
 from shared.engine.models.rotary import Rotary, rotate
@@ -87,6 +88,23 @@ def test_infinities_and_nan_pass_through_a_layer(kernels: Kernels):
     y = ShortLinear(short(32, 8), None, kernels)(x)
     assert y[0].isfinite().all()
     assert not y[1].isfinite().any()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 6])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_few_rows_of_an_int8_layer_are_rounded_and_summed_as_many_are(kernels: Kernels, rows: int, dtype: torch.dtype):
+    weight, bias = torch.randn(192, 2048), torch.randn(192)
+    x = (torch.randn(rows, 2048) * torch.logspace(-3, 3, rows)[:, None]).to(dtype)
+    assert torch.equal(Int8Linear(weight, bias, kernels)(x), Int8Linear(weight, bias)(x))
+
+
+def test_a_row_of_an_int8_layer_that_is_not_finite_stays_recognisable(kernels: Kernels):
+    x = torch.randn(3, 64)
+    x[1, 5], x[2] = torch.nan, 0
+    y = Int8Linear(torch.randn(128, 64), None, kernels)(x)
+    assert y[1].isnan().all()
+    assert y[0].isfinite().all()
+    assert not y[2].any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
