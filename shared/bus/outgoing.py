@@ -32,7 +32,8 @@ class Outgoing:
             raise nats.errors.BadSubjectError
         if client.is_closed:
             raise nats.errors.ConnectionClosedError
-        if not client.is_connected and client._pending_data_size + len(data) > client._max_pending_size:
+        waiting, most = client._pending_data_size, client._max_pending_size
+        if waiting > 2 * most or (not client.is_connected and waiting + len(data) > most):
             raise nats.errors.OutboundBufferLimitError
         command = _command(subject, reply, data, headers)
         client._pending.append(command)
@@ -62,7 +63,7 @@ class Outgoing:
         writer.write(pending[0] if len(pending) == 1 else b"".join(pending))
 
     async def wait_for_room(self) -> None:
-        """Wait, but not for ever, while the server does not read and very much waits for it."""
+        """Wait, but not for ever, while the server does not read and much waits for it. At twice that `put` raises."""
         client = self._client
         if client.is_connected and client._pending_data_size > client._max_pending_size:
             await client._flush_pending(force_flush=True)

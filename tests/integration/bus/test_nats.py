@@ -203,6 +203,25 @@ async def test_a_server_that_does_not_read_for_a_while_gets_everything_in_order(
     assert sender._client.pending_data_size == 0
 
 
+async def test_what_a_server_does_not_read_is_kept_up_to_a_bound_even_if_nobody_waits(
+    own_server: NatsServer, connect: Connect
+):
+    bus = await connect(own_server)
+    own_server.pause()
+
+    def post_for_ever() -> None:
+        for number in itertools.count():
+            bus.post("slow", numbered(number, "x" * 1_000_000))
+
+    with pytest.raises(BusUnavailable, match="buffer"):
+        post_for_ever()
+    assert bus._client.pending_data_size < 20_000_000
+    own_server.resume()
+    await until(lambda: bus._client.pending_data_size == 0)
+    bus.post("slow", numbered(0))
+    assert await bus.round_trip()
+
+
 @pytest.mark.parametrize("credentials", ["", "gateway:wrong@"])
 async def test_a_refused_login_fails_at_once_and_shows_no_password(tmp_path: Path, credentials: str):
     server = server_with(tmp_path, "authorization { user: gateway, password: right }")
