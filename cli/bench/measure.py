@@ -4,14 +4,14 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from cli.bench.calls import Answer, Call, schedule
 from cli.bench.load import Run, run_load
 from cli.bench.server import Server
 from cli.bench.statistics import summary
-from cli.bench.verdict import Verdict, judge
+from cli.bench.verdict import Verdict, judge, judge_burst
 from services.scheduler.planner.goodput import Promise, search_rate
 from services.scheduler.simulator.workload import Trace
 
@@ -72,6 +72,10 @@ class Measurement:
 
         run = asyncio.run(run_load(self._server, calls, name, watch))
         measured = _measured(rate, run, self._promise)
+        if until_lost and measured.kept:
+            times = [answer.call.due for answer in run.counted]
+            burst = judge_burst(rate, len(times), max(times) - min(times), self._promise)
+            measured = measured if burst.valid else replace(measured, verdict=burst)
         self.done.append(measured)
         self._watcher.add(measured)
         return measured

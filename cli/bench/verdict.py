@@ -1,11 +1,13 @@
 """Whether a run says something about the server, or about the generator. Pure."""
 
+import math
 from dataclasses import dataclass
 
 from services.scheduler.planner.goodput import Promise
 
 LATE_SECONDS = 0.010
 LATE_SHARE = 0.05  # of the TTFT target
+LEAST_TARGETS = 2  # TTFT targets that the requests of a search are spread over
 MOST_CPU_SHARE = 0.9  # of a core: beyond, what was read late is not the server's lateness
 
 
@@ -22,6 +24,18 @@ class Verdict:
 
 def allowed_lateness(promise: Promise) -> float:
     return max(LATE_SECONDS, LATE_SHARE * promise.ttft)
+
+
+def judge_burst(rate: float, requests: int, seconds: float, promise: Promise) -> Verdict:
+    """Of a rate that seems to be kept: whether its requests, sent over `seconds`, were more than the target absorbs.
+
+    If they all come at once and are served in time, so they are at any higher rate, and a search for it never ends.
+    """
+    if seconds >= LEAST_TARGETS * promise.ttft:
+        return Verdict(())
+    wanted = math.ceil(LEAST_TARGETS * promise.ttft * rate)
+    reason = f"{requests} requests at {rate:.3g}/s are a burst that a TTFT of {promise.ttft:g} s absorbs"
+    return Verdict((f"{reason}: ask for at least --requests {max(wanted, requests + 1)}",))
 
 
 def judge(late_p99: float, cpu_share: float, promise: Promise) -> Verdict:

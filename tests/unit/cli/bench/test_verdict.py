@@ -10,7 +10,7 @@ from cli.bench.screen import Screen
 from cli.bench.server import Server
 from cli.bench.session import decisive
 from cli.bench.statistics import summary
-from cli.bench.verdict import Verdict, allowed_lateness, judge
+from cli.bench.verdict import Verdict, allowed_lateness, judge, judge_burst
 from services.scheduler.planner.goodput import Promise
 from services.scheduler.simulator.workload import draw
 from tests.unit.cli.bench.answers import answered
@@ -33,6 +33,13 @@ def test_one_that_fell_behind_is_not_and_the_reason_has_the_figures():
     verdict = judge(0.030, 0.5, PROMISE)
     assert not verdict.valid
     assert "30 ms late, 10 ms are allowed" in verdict.reasons[0]
+
+
+def test_requests_that_come_all_at_once_say_nothing_of_a_rate():
+    assert judge_burst(40.0, 20, 0.5, PROMISE).valid
+    verdict = judge_burst(400.0, 20, 0.05, PROMISE)
+    assert "20 requests at 400/s are a burst that a TTFT of 0.2 s absorbs" in verdict.reasons[0]
+    assert "--requests 160" in verdict.reasons[0]
 
 
 def test_one_that_has_no_time_left_is_not():
