@@ -70,6 +70,7 @@ class Kernels:
         Weight as `packed_int8` gives it, scales float32 [outputs] -> float32 [rows, outputs]
         """
         rows, inputs = x.shape
+        assert rows <= MOST_INT8_ROWS, "the kernel has room for no more scales"
         levels, y = torch.empty_like(x), x.new_empty(rows, len(scales))
         pointers = x.data_ptr(), packed.data_ptr(), scales.data_ptr(), levels.data_ptr(), y.data_ptr()
         self._product_int8(*pointers, rows, inputs, len(scales), most)
