@@ -49,8 +49,10 @@ def a_long_answer(stack: Up) -> Iterator[None]:
     """Runs for as long as somebody looks, however fast the engine is; then its client leaves."""
     body = {"model": "demo", "prompt": "Hello", "max_tokens": 4000, "ignore_eos": True, "stream": True}
     with httpx.stream("POST", f"{stack.url}/v1/completions", json=body, headers=KEY, timeout=30) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()
+        next(lines)
         yield
+        lines.close()  # named until here: httpx hangs up when an iterator that it gave out is collected
 
 
 def folder_of(stack: Up) -> Path:
