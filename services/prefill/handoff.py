@@ -17,6 +17,7 @@ from opentelemetry.context import Context
 from shared.bus.interface import Bus, BusError
 from shared.engine.kv_cache import KvCache
 from shared.engine.pieces import Drawn
+from shared.kv.layout import lie_within
 from shared.kv.ledger import Ledger, Owner, State
 from shared.messages.codec import MalformedMessage
 from shared.messages.handoff import (
@@ -134,8 +135,7 @@ class Handoff:
         if not hmac.compare_digest(message.secret, parcel.ready.kv.secret):
             log.error("kv_pull_without_its_secret", request_id=owner.request, puller=message.puller)
             return Gone(request=owner.request, attempt=owner.attempt, reason="this is not the secret of its handle")
-        wanted = {block for first, count in message.runs for block in range(first, first + count)}
-        if not wanted <= set(holding.blocks):
+        if not lie_within(message.runs, holding.blocks):
             return Gone(request=owner.request, attempt=owner.attempt, reason="these blocks are not of this request")
         buffers = [self._cache.view(first, count) for first, count in message.runs]
         sums = tuple(checksum(buffer) for buffer in buffers) if message.checksum else ()

@@ -34,3 +34,13 @@ def runs(source: Sequence[BlockId], target: Sequence[BlockId], most_blocks: int)
         else:
             found.append(Run(source_block, target_block, 1))
     return found
+
+
+def lie_within(runs: Sequence[tuple[BlockId, int]], held: Sequence[BlockId]) -> bool:
+    """Whether (first block, blocks) are runs of blocks that are held, and no more blocks than that.
+
+    Nothing is built before the sizes are known to be in order: a stranger may have chosen them.
+    """
+    if not runs or min(count for _, count in runs) < 1 or sum(count for _, count in runs) > len(held):
+        return False
+    return set(held).issuperset(block for first, count in runs for block in range(first, first + count))

@@ -15,7 +15,7 @@ from shared.messages.instances import Beat
 from shared.messages.requests import AbortRequest, RequestEnded, SubmitRequest
 from shared.messages.tokens import RequestInterrupted, ResumeTokens, TokenBatch
 from shared.messages.work import StartDecode, StartPrefill
-from shared.specs.ids import InstanceId, RequestId
+from shared.specs.ids import BlockId, InstanceId, RequestId
 from shared.specs.sampling import Sampling
 from tests.cluster import MODEL, Cluster
 from tests.nats_server import NatsServer
@@ -59,6 +59,42 @@ async def test_kv_is_sent_to_nobody_who_does_not_have_the_secret_of_its_handle(
             assert answer == Gone(
                 request=RequestId(ready.work.request), attempt=0, reason="this is not the secret of its handle"
             )
+        await request.has(SHORT.max_tokens)
+        await cluster.until(cluster.idle)
+    assert (request.tokens, request.interruptions) == (alone(PROMPT, SHORT), [])
+
+
+async def test_blocks_that_were_not_given_are_sent_to_nobody_whatever_the_numbers(
+    connect, make_transport, model: Path, alone, hub: MemoryBus
+):
+    """With the secret of the handle: a decode instance that was taken over has some."""
+    held: asyncio.Queue[KvReady] = asyncio.Queue()
+
+    def keep_it_waiting(subject: str, message: object) -> Sequence[float]:
+        if isinstance(message, KvReady) and held.empty():
+            held.put_nowait(message)
+        return (0.5,) if isinstance(message, StartDecode) else (0.0,)
+
+    async with Cluster(connect, make_transport, model) as cluster:
+        hub.deliveries = keep_it_waiting
+        thief = await connect("thief")
+        request = await cluster.gateway.submit(PROMPT, SHORT, MODEL)
+        ready = await asyncio.wait_for(held.get(), 5)
+        first, other = ready.kv.blocks[0], BlockId((max(ready.kv.blocks) + 1) % 64)
+        forged = ([], [(first, 2**62)], [(first, -1)], [(other, 1)], [(first, 1)] * (len(ready.kv.blocks) + 1))
+        for runs in forged:
+            pull = PullBlocks(
+                request=ready.work.request,
+                attempt=ready.work.attempt,
+                puller=InstanceId("decode-0badbad0"),
+                address=b"",
+                transfer=1,
+                runs=tuple(runs),
+                secret=ready.kv.secret,
+            )
+            subject = PullBlocks.SUBJECT.format(instance=ready.kv.source)
+            answer = await thief.request(subject, pull, Sending, Gone, timeout_seconds=5.0)
+            assert answer == Gone(request=ready.work.request, attempt=0, reason="these blocks are not of this request")
         await request.has(SHORT.max_tokens)
         await cluster.until(cluster.idle)
     assert (request.tokens, request.interruptions) == (alone(PROMPT, SHORT), [])

@@ -1,7 +1,8 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.kv.layout import Run, blocks_for, runs
+from shared.kv.layout import Run, blocks_for, lie_within, runs
 from shared.specs.ids import BlockId
 
 
@@ -28,3 +29,28 @@ def test_runs_move_every_block_to_its_place_once(source: list[int], target: list
     moved = [(piece.source + i, piece.target + i) for piece in pieces for i in range(piece.count)]
     assert moved == list(zip(source, target, strict=True))
     assert all(piece.count <= most for piece in pieces)
+
+
+def test_runs_of_held_blocks_lie_within_them_in_any_order():
+    held = ids(4, 5, 6, 9)
+    assert lie_within([(BlockId(9), 1), (BlockId(4), 3)], held)
+    assert lie_within([(BlockId(5), 2)], held)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        [],
+        [(4, 0)],
+        [(4, -1)],
+        [(4, 2), (6, -1), (6, 1)],
+        [(7, 1)],
+        [(-1, 1)],
+        [(5, 3)],
+        [(0, 2**62)],
+        [(4, 2**62), (4, -(2**62))],
+        [(4, 1)] * 5,
+    ],
+)
+def test_runs_that_no_holder_would_ask_for_are_seen_before_they_are_spelled_out(forged: list[tuple[int, int]]):
+    assert not lie_within([(BlockId(first), count) for first, count in forged], ids(4, 5, 6, 9))
