@@ -265,7 +265,7 @@ async def test_what_the_server_forbids_is_counted(tmp_path: Path, connect: Conne
         bus = await connect(BusSettings(url=server.url.replace("//", "//a:b@")))
         with pytest.raises(BusTimeout):
             await bus.request("forbidden", numbered(1), Accepted, timeout_seconds=0.2)
-        assert bus.troubles.counts == {"bus_permission_violation": 1}
+        assert +bus.troubles.counts == {"bus_permission_violation": 1}
         await bus.close()
     finally:
         server.stop()
@@ -293,7 +293,7 @@ async def test_bytes_that_are_no_message_are_counted_and_dropped(nats_server: Na
         while b"PONG" not in writer.recv(65536):
             pass
     await subscription.drain()
-    assert bus.troubles.counts == {"bus_malformed_message": 5}
+    assert +bus.troubles.counts == {"bus_malformed_message": 5}
 
 
 async def test_publishing_into_a_long_outage_is_refused_when_the_buffer_is_full(

@@ -178,7 +178,7 @@ async def test_a_queue_group_makes_no_difference_to_a_refusal(connect: Connect):
     bus = await connect("decode")
     with pytest.raises(NotPermitted, match=r"ds\.v1\.submit.*NATS_NKEY_SEED_FILE"):
         await bus.subscribe(SubmitRequest.SUBJECT, ignore, AbortRequest, queue="scheduler")
-    assert bus.troubles.counts == {VIOLATION: 1}
+    assert +bus.troubles.counts == {VIOLATION: 1}
 
 
 async def test_one_refused_subscription_does_not_spoil_another(connect: Connect):
@@ -204,7 +204,7 @@ async def test_a_request_is_answered_in_the_inbox_it_came_with_and_there_only_on
     await answered.wait()
     await scheduler.round_trip()
     assert reply.attempt == 0
-    assert scheduler.troubles.counts == {VIOLATION: 1}
+    assert +scheduler.troubles.counts == {VIOLATION: 1}
 
 
 async def test_a_refusal_is_an_alarm_in_the_log(connect: Connect, capsys: pytest.CaptureFixture[str]):

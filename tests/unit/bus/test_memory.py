@@ -90,6 +90,6 @@ def test_trouble_of_one_kind_is_counted_every_time_and_logged_once_in_a_while():
         for _ in range(5):
             troubles.note("bus_slow_consumer", ValueError("behind"), "tokens")
         troubles.note("bus_permission_violation", ValueError("no"))
-    assert troubles.counts == {"bus_slow_consumer": 5, "bus_permission_violation": 1}
+    assert +troubles.counts == {"bus_slow_consumer": 5, "bus_permission_violation": 1}
     assert [line["event"] for line in logged] == ["bus_slow_consumer", "bus_permission_violation"]
     assert logged[0]["subject"] == "tokens"
