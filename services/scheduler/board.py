@@ -1,11 +1,11 @@
 """Which request is where: every live request is in exactly one place, and each way to leave for good is here. Pure."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from services.scheduler.events import Abort, Effect, Forget, Interrupt, KvComputed, ReleaseKv, Submitted
 from services.scheduler.instances import Fleet, Instance
-from services.scheduler.waiting import NOBODY, DrainRate, Lines, Live
+from services.scheduler.waiting import NOBODY, Drain, Lines, Live
 from shared.specs.ids import InstanceId, RequestId
 
 
@@ -16,9 +16,9 @@ class Picture:
     live: tuple[Live, ...]
     instances: tuple[Instance, ...]
     gateways: tuple[tuple[InstanceId, float], ...]
-    departures: tuple[tuple[int, int], ...]
     sequence: int
-    served: tuple[tuple[str, float], ...] = ()  # journals of earlier versions lack it
+    served: tuple[tuple[str, float], ...] = ()  # journals of earlier versions lack it, and the next
+    drain: Drain = field(default_factory=Drain)
 
 
 class Board:
@@ -29,27 +29,26 @@ class Board:
         self.fleet = Fleet()
         self.queue = Lines()  # by model: for an instance that computes the context
         self.kv = Lines()  # by source: for a decode instance
-        self.drain = DrainRate()
+        self.drain = Drain()
         self._sequence = 0
 
     def picture(self) -> Picture:
         instances, gateways = self.fleet.copy()
         live = tuple(replace(live) for live in self.live.values())
-        departures = self.drain.departures
         return Picture(
             live=live,
             instances=instances,
             gateways=gateways,
-            departures=departures,
             sequence=self._sequence,
             served=tuple(self.fleet.served.items()),
+            drain=self.drain.copy(),
         )
 
     @classmethod
     def restore(cls, picture: Picture) -> "Board":
         board = cls()
         board.fleet = Fleet(picture.instances, picture.gateways, picture.served)
-        board.drain = DrainRate(picture.departures)
+        board.drain = picture.drain.copy()
         board._sequence = picture.sequence
         for one in picture.live:
             live = board.live[one.request] = replace(one)
@@ -98,10 +97,12 @@ class Board:
     def enter(self, live: Live, stage: Literal["queued", "kv_waiting"], holder: InstanceId, since: float) -> None:
         """It stands in a line from now on."""
         live.stage, live.holder, live.started, live.since = stage, holder, False, since
-        if stage == "queued":
-            self.queue.add(live.model, live)
-        else:
+        if stage == "kv_waiting":
             self.kv.add(live.source, live)
+            return
+        if not self.queue.requests:
+            self.drain.began(since)
+        self.queue.add(live.model, live)
 
     def hold(self, live: Live, instance: Instance, now: float) -> None:
         """The instance says that it has the request, which is in no line."""

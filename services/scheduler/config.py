@@ -39,6 +39,7 @@ class SchedulerConfig:
         limits = Limits(
             queue_requests=env.integer("QUEUE_REQUESTS", defaults.queue_requests, least=1),
             queue_tokens=env.integer("QUEUE_TOKENS", defaults.queue_tokens, least=1),
+            queue_seconds=env.number("QUEUE_SECONDS", defaults.queue_seconds),
             return_seconds=env.number("RETURN_TIMEOUT", defaults.return_seconds),
         )
         journal = JournalSettings(

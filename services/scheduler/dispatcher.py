@@ -24,7 +24,7 @@ from services.scheduler.events import (
     Submitted,
     Ticked,
 )
-from services.scheduler.forecast import SAFETY, seconds_to_first_token
+from services.scheduler.forecast import SAFETY, seconds_in_line, seconds_to_first_token
 from services.scheduler.limits import Limits
 from services.scheduler.placement import place_waiting, send
 from services.scheduler.waiting import NOBODY
@@ -112,7 +112,7 @@ class Dispatcher:
         return [forgotten, Accept(event.request, event.attempt)]
 
     def _admit(self, event: Submitted, resumed: bool) -> list[Effect]:
-        board, limits = self._board, self._limits
+        board, held = self._board, False
         if self._times.settled:
             if event.within_seconds and not resumed and (late := self._late(event)) is not None:
                 return [late]
@@ -122,18 +122,29 @@ class Dispatcher:
                     Accept(event.request, event.attempt),
                     send(board, board.take_in(event, resumed), instance, event.now),
                 ]
-            if not board.fleet.serves(event.model, event.final_tokens) and not board.fleet.awaits(event.model):
-                return [self._nobody_serves(event)]
+            if not board.fleet.serves(event.model, event.final_tokens):
+                if not board.fleet.awaits(event.model):
+                    return [self._nobody_serves(event)]
+                held = True
         live = board.take_in(event, resumed)
         board.enter(live, "queued", NOBODY, event.now)
+        if held:
+            board.drain.stopped(event.now)
         placed = self._place(event.now)
-        queue = board.queue
-        too_many = queue.requests > limits.queue_requests or (queue.tokens > limits.queue_tokens and queue.requests > 1)
-        if live.stage == "queued" and too_many and not resumed:
+        if live.stage == "queued" and not resumed and self._too_many_wait(event):
             board.drop(live)
-            message = f"{queue.requests} requests with {queue.tokens} tokens are waiting"
-            return [*placed, _refuse(event, "queue_full", message, self._seconds_to_drain(event.now))]
+            message = f"{board.queue.requests} requests with {board.queue.tokens} tokens are waiting"
+            return [*placed, _refuse(event, "queue_full", message, self._seconds_to_drain())]
         return [Accept(event.request, event.attempt), *placed]
+
+    def _too_many_wait(self, event: Submitted) -> bool:
+        """Beyond what may wait, or in a line that moves too slowly: not one that stood still while nobody served."""
+        limits, queue = self._limits, self._board.queue
+        if queue.requests > limits.queue_requests or (queue.tokens > limits.queue_tokens and queue.requests > 1):
+            return True
+        if not limits.queue_seconds or queue.requests <= limits.queue_always or self._board.drain.interrupted:
+            return False
+        return seconds_in_line(self._board, event, event.now) > limits.queue_seconds
 
     def _late(self, event: Submitted) -> Refuse | None:
         """Its client would wait in vain, and others behind it."""
@@ -150,9 +161,9 @@ class Dispatcher:
         message = f"no instance can serve {event.model!r} now"
         return _refuse(event, "no_instance", message, self._limits.no_instance_retry_seconds)
 
-    def _seconds_to_drain(self, now: float) -> float:
-        """Until what waits now is gone, at the rate of the last seconds: 1 to 60 s."""
-        rate = self._board.drain.tokens_per_second(now)
+    def _seconds_to_drain(self) -> float:
+        """Until what waits now is gone, at the rate at which the queue has moved lately: 1 to 60 s."""
+        rate = self._board.drain.tokens_per_second
         seconds = self._board.queue.tokens / rate if rate else self._limits.unmeasured_retry_seconds
         return round(min(60.0, max(1.0, seconds)), 1)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 class Limits:
     queue_requests: int = 1024  # that may wait here for an instance
     queue_tokens: int = 1_000_000  # context tokens of those
+    queue_seconds: float = 5.0  # that who comes may have to wait, if `queue_always` wait already; 0: any
+    queue_always: int = 32  # requests that may wait however long that takes
     settle_seconds: float = 1.2  # after the start: by then every instance has been heard
     instance_lost_seconds: float = 3.5  # without a beat: three were due
     gateway_lost_seconds: float = 4.5  # its requests are aborted within 5 s of its death

@@ -29,6 +29,8 @@ def _advance(board: Board, lines: Lines, choose: Callable[[Live], Instance | Non
         if instance is None:
             blocked.add(line)
         else:
+            if live.stage == "queued":
+                board.drain.left(live.context_tokens, now)
             board.leave(live)
             effects.append(send(board, live, instance, now))
     return effects
@@ -36,8 +38,6 @@ def _advance(board: Board, lines: Lines, choose: Callable[[Live], Instance | Non
 
 def send(board: Board, live: Live, instance: Instance, now: float) -> SendPrefill | SendDecode:
     """A request that stands in no line goes to `instance`."""
-    if live.source == NOBODY:
-        board.drain.note(live.context_tokens, now)
     instance.assign(live, now)
     if instance.role == "prefill":
         if len(instance.held) == 1:

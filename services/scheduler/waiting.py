@@ -1,10 +1,10 @@
 """Live requests, the lines they wait in, and how fast the lines move. Pure."""
 
 from bisect import bisect_left, insort
-from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from services.scheduler.pace import Pace
 from shared.specs.ids import InstanceId, RequestId
 
 NOBODY = InstanceId("")
@@ -83,30 +83,31 @@ def _place(live: Live) -> tuple[bool, int, RequestId]:
     return (not live.resumed, live.sequence, live.request)
 
 
-class DrainRate:
-    """Tokens per second that left the queue over the last seconds."""
+@dataclass(slots=True)
+class Drain:
+    """How fast the queue empties: counts only the time in which somebody waits and somebody serves."""
 
-    WINDOW_SECONDS = 10
+    pace: Pace = field(default_factory=Pace)
+    interrupted: bool = False  # since the queue was last empty there was a time in which nobody served
 
-    def __init__(self, departures: tuple[tuple[int, int], ...] = ()) -> None:
-        window = self.WINDOW_SECONDS + 1
-        self._departures = deque(([second, tokens] for second, tokens in departures), maxlen=window)  # whole seconds
-        self._latest = self._departures[-1] if self._departures else [-1, 0]
+    def began(self, now: float) -> None:
+        """The queue was empty, and somebody waits."""
+        self.pace.began(now)
+        self.interrupted = False
 
-    def note(self, tokens: int, now: float) -> None:
-        second = int(now)
-        if self._latest[0] != second:
-            self._latest = [second, 0]
-            self._departures.append(self._latest)
-        self._latest[1] += tokens
+    def stopped(self, now: float) -> None:
+        """Somebody waits, and nobody serves."""
+        self.pace.began(now)
+        self.interrupted = True
 
-    def tokens_per_second(self, now: float) -> float:
-        """0 if nothing has left lately."""
-        recent = [(second, tokens) for second, tokens in self._departures if second > now - self.WINDOW_SECONDS - 1]
-        if not recent:
-            return 0.0
-        return sum(tokens for _, tokens in recent) / max(1.0, now - recent[0][0])
+    def left(self, tokens: int, now: float) -> None:
+        """Somebody who waited has been sent on."""
+        self.pace.computed(tokens, now)
 
     @property
-    def departures(self) -> tuple[tuple[int, int], ...]:
-        return tuple((second, tokens) for second, tokens in self._departures)
+    def tokens_per_second(self) -> float:
+        """0: nobody has had to wait yet."""
+        return self.pace.tokens_per_second
+
+    def copy(self) -> "Drain":
+        return replace(self, pace=replace(self.pace))

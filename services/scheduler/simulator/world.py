@@ -82,7 +82,7 @@ class World:
         self._transfer_setup = transfer_setup_seconds
         self._heap: list[_Due] = []
         self._numbers = count()
-        self._dispatcher = Dispatcher(Limits(settle_seconds=0.0))
+        self._dispatcher = Dispatcher(Limits(settle_seconds=0.0, queue_seconds=0.0))
         self._send = self._after_a_hop(self._start)
         self.kv_computed = self._after_a_hop(self._tell_computed)  # (now, (request, its source))
         self._ended = self._after_a_hop(self._tell_ended)

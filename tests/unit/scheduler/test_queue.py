@@ -1,6 +1,21 @@
 from services.scheduler.events import Accept, Refuse, SendPrefill
 from services.scheduler.limits import Limits
-from tests.unit.scheduler.world import CAPACITY, World, of
+from tests.unit.scheduler.world import World, of
+
+
+def moving(world: World, seconds: float) -> None:
+    """Somebody has waited all the time, and a request of 1000 tokens has been sent on every so many `seconds`."""
+    world.pair()
+    world.submit("r0", tokens=1000)
+    for number in range(1, 11):
+        world.submit(f"r{number}", tokens=1000)
+        world.answer("prefill-1", f"r{number - 1}", "started")
+        for _ in range(steps := max(1, int(2 * seconds))):
+            world.tick(seconds / steps)
+            world.beat("gateway-1")
+            world.beat("prefill-1", requests=[(f"r{number - 1}", 0)])
+            world.beat("decode-1", linked=["prefill-1"])
+        world.kv_computed(f"r{number - 1}")
 
 
 def test_a_full_queue_refuses_new_requests_but_none_that_was_running():
@@ -44,16 +59,7 @@ def test_a_full_queue_of_one_model_does_not_stop_another_model():
 
 def test_retry_after_is_the_time_in_which_the_queue_drains_at_the_measured_rate():
     world = World(Limits(queue_requests=3))
-    world.pair()
-    world.submit("r0", tokens=1000)
-    for number in range(1, 11):  # 1000 tokens a second leave the queue
-        world.submit(f"r{number}", tokens=1000)
-        world.answer("prefill-1", f"r{number - 1}", "started")
-        world.tick(0.5)
-        world.tick(0.5)
-        world.beat("prefill-1", requests=[(f"r{number - 1}", 0)])
-        world.beat("decode-1", linked=["prefill-1"])
-        world.kv_computed(f"r{number - 1}")
+    moving(world, seconds=1.0)
     for name in ("a", "b", "c"):
         world.submit(name, tokens=1000)
     (refusal,) = world.submit("d", tokens=1000)
@@ -63,20 +69,60 @@ def test_retry_after_is_the_time_in_which_the_queue_drains_at_the_measured_rate(
 
 def test_retry_after_stays_between_one_second_and_a_minute():
     world = World(Limits(queue_requests=1, queue_tokens=10**9))
-    world.beat("prefill-1", capacity=CAPACITY)
-    world.beat("decode-1", linked=["prefill-1"])
-    world.submit("running", tokens=1000)
+    moving(world, seconds=1.0)
     world.submit("waiting", tokens=10**8)
     (slow,) = world.submit("r", tokens=1000)
     assert isinstance(slow, Refuse)
     assert slow.retry_after_seconds == 60
     fast = World(Limits(queue_requests=1))
-    fast.pair()
-    fast.submit("running", tokens=1000)
+    moving(fast, seconds=0.01)
     fast.submit("waiting", tokens=1000)
     (soon,) = fast.submit("r", tokens=10)
     assert isinstance(soon, Refuse)
     assert soon.retry_after_seconds == 1
+
+
+def test_where_many_wait_a_newcomer_is_refused_if_it_would_take_too_long():
+    """A thousand tokens a second: five seconds are 25 requests of 200 tokens."""
+    world = World(Limits(queue_seconds=5.0, queue_always=8))
+    moving(world, seconds=1.0)
+    accepted = sum(bool(of(Accept, world.submit(f"w{number}", tokens=200))) for number in range(40))
+    assert 19 <= accepted <= 21, "a thousand are with the instance"
+    (refusal,) = world.submit("late", tokens=200)
+    assert isinstance(refusal, Refuse)
+    assert refusal.reason == "queue_full"
+    assert 3.5 <= refusal.retry_after_seconds <= 4.5
+    assert of(Accept, world.submit("resumed", tokens=200, resumed=True))
+
+
+def test_a_few_may_always_wait_however_slow_the_machine_is():
+    world = World(Limits(queue_seconds=5.0, queue_always=8))
+    moving(world, seconds=20.0)
+    assert sum(bool(of(Accept, world.submit(f"w{number}", tokens=1000))) for number in range(12)) == 8
+
+
+def test_a_calm_time_before_it_says_nothing_about_how_fast_a_burst_is_served():
+    world = World(Limits(queue_seconds=5.0, queue_always=8))
+    moving(world, seconds=1.0)
+    for _ in range(30):
+        world.tick(1.0)
+        world.beat("prefill-1", requests=[("r10", 0)])
+        world.beat("decode-1", linked=["prefill-1"])
+    assert sum(bool(of(Accept, world.submit(f"w{number}", tokens=200))) for number in range(20)) == 20
+
+
+def test_nobody_who_waited_for_an_instance_to_come_back_is_refused_for_how_long_that_took():
+    world = World(Limits(queue_seconds=5.0, queue_always=8))
+    moving(world, seconds=1.0)
+    world.beat("prefill-1", draining=True)
+    world.beat("decode-1", draining=True)
+    assert all(of(Accept, world.submit(f"w{number}", tokens=500)) for number in range(40))
+
+
+def test_the_bound_in_seconds_can_be_taken_away():
+    world = World(Limits(queue_seconds=0.0, queue_always=8))
+    moving(world, seconds=1.0)
+    assert all(of(Accept, world.submit(f"w{number}", tokens=1000)) for number in range(40))
 
 
 def test_resumed_requests_go_before_new_ones_and_keep_their_order():

@@ -113,7 +113,7 @@ def test_a_live_dispatcher_decides_the_same_on_the_simulators_events(placement: 
     monkeypatch.setattr(world_module, "Dispatcher", Recording)
     monkeypatch.setattr(Recording, "log", [])
     serve(placement, draw("chatbot", 300, 1).stretched(0.2))
-    live = Dispatcher(Limits(settle_seconds=0.0))
+    live = Dispatcher(Limits(settle_seconds=0.0, queue_seconds=0.0))
     assert len(Recording.log) > 1000
     for told, effects in Recording.log:
         again = from_tagged(json.loads(to_json(tagged(told))), Event)
