@@ -15,6 +15,7 @@ from cli.chaos.calls import calls
 from cli.chaos.faults import Faults
 from cli.chaos.leftovers import grown, settled, stranded_blocks
 from cli.chaos.load import Load
+from cli.chaos.outages import judge
 from cli.chaos.report import Report
 from cli.chaos.schedule import Fault, schedule
 from cli.chaos.stack import TormentedStack
@@ -107,16 +108,21 @@ async def _torment(seed: int, seconds: float, folder: RunFolder, console: Consol
 
 async def _trial(tormented: TormentedStack, stack: Stack, seed: int, seconds: float, console: Console) -> Report:
     await tormented.served.wait()
-    urls = [stack.url, f"http://{HOST}:{tormented.second_port}"]
-    load = Load(urls, calls(stack.served_name), STREAMS)
+    gateways = {"gateway": stack.url, "gateway 2": f"http://{HOST}:{tormented.second_port}"}
+    load = Load(gateways, calls(stack.served_name), STREAMS)
     violations = [f"without any fault: {wrong}" for wrong in await load.learn(LEARNERS)]
     violations += await settled(tormented)
     before = tormented.memory()
     console.print(f"{len(calls(stack.served_name))} answers known; {STREAMS} streams from now on")
     planned = schedule(seed, seconds)
     loading = asyncio.create_task(load.run(seconds))
-    befell = await _inject(planned, Faults(tormented, load, DRAIN_SECONDS), load, console)
+    faults = Faults(tormented, load, DRAIN_SECONDS)
+    befell = await _inject(planned, faults, load, console)
     await loading
+    faults.close()
+    troubles = sorted((one for story in load.stories for one in story.troubles), key=lambda one: one.at)
+    judge(troubles, faults.outages, tormented.parts_of_roles())
+    violations += [one.told() for one in troubles if one.cause is None]
     violations += [f"{story.ended_at:.1f} s: {story.wrong}" for story in load.stories if story.wrong]
     violations += await settled(tormented)
     after = tormented.memory()
@@ -130,6 +136,7 @@ async def _trial(tormented: TormentedStack, stack: Stack, seed: int, seconds: fl
         tokens=sum(len(story.tokens_at) for story in load.stories),
         faults=list(zip(planned, befell, strict=True)),
         rows=tally(planned, load.stories),
+        troubles=troubles,
         longest_silence_seconds=max((story.longest_silence for story in load.stories), default=0.0),
         stranded_blocks=stranded,
         memory={name: (before[name][1], size) for name, (_, size) in after.items() if name in before},

@@ -12,6 +12,7 @@ import httpx
 
 from cli.chaos.answers import Answer, difference
 from cli.chaos.calls import Call
+from cli.chaos.outages import Stage, Trouble
 from cli.chaos.tally import Story
 
 SILENCE_SECONDS = 60.0  # without a sign of life an answer is stuck, whatever has happened
@@ -20,8 +21,8 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 2.0
 COME_AGAIN = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 
 
-class ComeAgain(Exception):
-    """Refused for now, in due form, or the connection broke."""
+class RefusedForNow(Exception):
+    """In due form."""
 
 
 class WrongAnswer(Exception):
@@ -33,12 +34,16 @@ class Reading:
     call: Call
     story: Story
     answer: Answer = field(default_factory=Answer)
+    stage: Stage = "unanswered"
+    events: int = 0  # of this try
     task: asyncio.Task[None] | None = None
 
 
 class Load:
-    def __init__(self, urls: Sequence[str], calls: Sequence[Call], streams: int) -> None:
-        self._urls, self._calls, self._streams = itertools.cycle(urls), calls, streams
+    """`gateways`: name and URL of each."""
+
+    def __init__(self, gateways: Mapping[str, str], calls: Sequence[Call], streams: int) -> None:
+        self._gateways, self._calls, self._streams = itertools.cycle(gateways.items()), calls, streams
         self._expected: Mapping[int, Answer] = {}
         self._numbers = itertools.count()
         self._open: list[Reading] = []
@@ -65,6 +70,7 @@ class Load:
             await asyncio.gather(*(learn_some() for _ in range(at_once)))
         self._expected = answers
         wrong = [story.wrong for story in self.stories if story.wrong]
+        wrong += [one.told() for story in self.stories for one in story.troubles]
         self.stories.clear()
         return wrong
 
@@ -101,48 +107,57 @@ class Load:
             self._judge(reading, self._expected[number], whole=not reading.story.left)
 
     async def _answered(self, client: httpx.AsyncClient, reading: Reading) -> None:
-        """Come again as long as there is a reason to; `story.wrong` says why it ended without an answer."""
+        """Come again after every trouble; `story.wrong` says why it ended without an answer."""
         story, pause = reading.story, FIRST_PAUSE_SECONDS
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                while True:
-                    try:
-                        return await self._read(client, reading)
-                    except ComeAgain as trouble:
-                        story.troubles.append((self.now, str(trouble)))
-                    except httpx.ReadTimeout:
-                        raise WrongAnswer(f"stuck: nothing came for {SILENCE_SECONDS:g} s") from None
-                    except httpx.HTTPError as error:
-                        story.troubles.append((self.now, f"broken: {error or type(error).__name__}"))
+                while (trouble := await self._try(client, reading)) is not None:
+                    story.troubles.append(trouble)
                     await asyncio.sleep(pause)
                     pause = min(LONGEST_PAUSE_SECONDS, 2 * pause)
         except TimeoutError:
-            story.wrong = f"no answer within {ANSWER_SECONDS:g} s; {story.troubles[-3:]}"
+            story.wrong = f"no answer within {ANSWER_SECONDS:g} s; {[one.what for one in story.troubles[-3:]]}"
         except WrongAnswer as error:
             story.wrong = str(error)
 
-    async def _read(self, client: httpx.AsyncClient, reading: Reading) -> None:
+    async def _try(self, client: httpx.AsyncClient, reading: Reading) -> Trouble | None:
         """What a broken connection has brought was right as far as it went, or it counts as wrong."""
         self._judge(reading, self._expected_of(reading), whole=False)
-        reading.answer = Answer()
-        url = next(self._urls) + reading.call.path
-        async with client.stream("POST", url, json=reading.call.body) as response:
-            if response.status_code in COME_AGAIN:
-                raise ComeAgain(f"{response.status_code}: {_message(await response.aread())}")
+        (gateway, url), asked_at = next(self._gateways), self.now
+        reading.answer, reading.stage, reading.events = Answer(), "unanswered", 0
+        try:
+            return await self._read(client, reading, url)
+        except RefusedForNow as refusal:
+            reading.stage, what = "refused", str(refusal)
+        except httpx.ReadTimeout:
+            raise WrongAnswer(f"stuck: nothing came for {SILENCE_SECONDS:g} s") from None
+        except httpx.HTTPError as error:
+            what = f"{type(error).__name__}: {error}"
+        return Trouble(gateway, asked_at, self.now, reading.stage, what, reading.events)
+
+    async def _read(self, client: httpx.AsyncClient, reading: Reading, url: str) -> None:
+        async with client.stream("POST", url + reading.call.path, json=reading.call.body) as response:
             if response.status_code != httpx.codes.OK:
-                raise WrongAnswer(f"{response.status_code}: {_message(await response.aread())}")
+                said = f"{response.status_code}: {_message(await response.aread())}"
+                if response.status_code not in COME_AGAIN:
+                    raise WrongAnswer(said)
+                if not response.headers.get("retry-after", "").isdigit():
+                    raise WrongAnswer(f"no Retry-After with {said}")
+                raise RefusedForNow(said)
+            reading.stage = "broken"  # until it is whole
             async for line in response.aiter_lines():
                 if line == "data: [DONE]":
                     return
                 if line.startswith("data: "):
                     self._take(reading, line.removeprefix("data: "))
-        raise ComeAgain("the answer broke off")
+        raise WrongAnswer(f"ended in order without [DONE] after {reading.events} events")
 
     def _take(self, reading: Reading, data: str) -> None:
         event = json.loads(data)
         if "error" in event:
             raise WrongAnswer(f"after {len(reading.story.tokens_at)} events: {event['error']}")
         reading.answer.take(event)
+        reading.events += 1
         reading.story.tokens_at.append(self.now)
 
     def _expected_of(self, reading: Reading) -> Answer | None:
@@ -160,6 +175,8 @@ class Load:
 def _message(data: bytes) -> str:
     """Of an error in OpenAI's form; any other one is wrong."""
     try:
-        return str(json.loads(data)["error"]["message"])
+        error = json.loads(data)["error"]
+        message, _, _, _ = (error[name] for name in ("message", "type", "param", "code"))
+        return str(message)
     except (ValueError, KeyError, TypeError):
         raise WrongAnswer(f"an error in no form known: {data[:200]!r}") from None

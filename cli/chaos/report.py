@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from cli.chaos.leftovers import MIB
+from cli.chaos.outages import Trouble
 from cli.chaos.schedule import Fault
 from cli.chaos.tally import UNDISTURBED_SECONDS, Row
 
@@ -23,6 +24,7 @@ class Report:
     longest_silence_seconds: float  # of any stream
     stranded_blocks: int
     memory: Mapping[str, tuple[int, int]]  # bytes of each part before and after
+    troubles: Sequence[Trouble]  # after which clients came again, excused or not
     violations: Sequence[str]
 
     def table(self) -> Table:
@@ -44,7 +46,7 @@ class Report:
             f"{self.answers} answers, {self.tokens} events, KV blocks stranded: {self.stranded_blocks}, "
             f"longest silence of a stream: {self.longest_silence_seconds:.1f} s",
             f"Memory before and after, MiB: {grown}",
-            "Affected: open when it happened and then silent for a second, or refused or broken before the next one.",
+            "Affected: open when it happened and then silent for a second, or broken or refused by it.",
             "Came again: of those, clients that had to connect anew. Recovery: from the fault to the next token,",
             f"where no other fault came within {UNDISTURBED_SECONDS:g} s of its end.",
         ]
@@ -64,5 +66,6 @@ class Report:
             "longest_silence_seconds": self.longest_silence_seconds,
             "stranded_blocks": self.stranded_blocks,
             "memory_bytes": {name: list(sizes) for name, sizes in self.memory.items()},
+            "troubles": [trouble.json() for trouble in self.troubles],
             "violations": list(self.violations),
         }

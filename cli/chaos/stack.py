@@ -48,6 +48,10 @@ class TormentedStack(Supervisor):
     def keepers_of(self, role: str) -> list[Keeper]:
         return sorted((k for k in self.keepers if k.part.role == role), key=lambda keeper: keeper.part.name)
 
+    def parts_of_roles(self) -> dict[str, list[str]]:
+        roles = {keeper.part.role for keeper in self.keepers}
+        return {role: [keeper.part.name for keeper in self.keepers_of(role)] for role in roles}
+
     def beats(self) -> list[Beat]:
         """Of those that are alive."""
         now = time.monotonic()
@@ -66,6 +70,22 @@ class TormentedStack(Supervisor):
         """Roles with fewer instances that are ready than are wanted."""
         ready = Counter(beat.role for beat in self.beats() if beat.ready and not beat.draining)
         return [role for role, count in self._stack.wanted.items() if ready[role] < count]
+
+    def known(self) -> set[InstanceId]:
+        """All that were ever heard."""
+        return set(self._beats)
+
+    async def until_back(self, part: Part, known: set[InstanceId]) -> None:
+        """Wait until whoever has taken this part's place is ready: nobody of those `known` before."""
+        while True:
+            if await self._is_back(part, known):
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _is_back(self, part: Part, known: set[InstanceId]) -> bool:
+        if part.role == "gateway":
+            return await _listens(int(part.environment["DISTSERVE_PORT"]))
+        return any(beat.role == part.role and beat.ready for beat in self.beats() if beat.instance not in known)
 
     def memory(self) -> dict[str, tuple[int, int]]:
         """Name of each part: its process id and resident bytes."""
@@ -92,6 +112,15 @@ class TormentedStack(Supervisor):
     async def _heard(self, beat: Beat) -> None:
         self._beats[beat.instance] = (beat, time.monotonic())
         await super()._heard(beat)
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 def _resident_bytes(pid: int) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from math import ceil
 
+from cli.chaos.outages import Trouble
 from cli.chaos.schedule import Fault
 
 NOTICEABLE_SECONDS = 1.0  # a pause of an answer that its reader notices
@@ -17,7 +18,7 @@ class Story:
 
     began_at: float
     tokens_at: list[float] = field(default_factory=list)  # when events of the answer came, over all its connections
-    troubles: list[tuple[float, str]] = field(default_factory=list)  # broken and refused connections: it came again
+    troubles: list[Trouble] = field(default_factory=list)  # after each of them it came again
     ended_at: float = float("inf")
     left: bool = False  # on purpose
     wrong: str = ""
@@ -35,8 +36,8 @@ class Story:
 @dataclass(slots=True)
 class Row:
     """Affected: streams that were open when it happened and then stood still for NOTICEABLE_SECONDS, and calls that
-    were refused or broke before the next fault. Recovery lasts from the fault to the next token; it is timed for
-    those faults that had UNDISTURBED_SECONDS to themselves.
+    it broke or had refused. Recovery lasts from the fault to the next token; it is timed for those faults that had
+    UNDISTURBED_SECONDS to themselves.
     """
 
     name: str
@@ -63,20 +64,21 @@ def tally(faults: Sequence[Fault], stories: Iterable[Story]) -> list[Row]:
         row.times += 1
         is_timed = until - fault.at - fault.seconds >= UNDISTURBED_SECONDS
         for story in stories:
-            recovery = _count(row, story, fault.at, until)
+            recovery = _count(row, story, fault, until)
             if recovery is not None and is_timed:
                 row.seconds.append(recovery)
     return sorted(rows.values(), key=lambda row: row.name)
 
 
-def _count(row: Row, story: Story, at: float, until: float) -> float | None:
+def _count(row: Row, story: Story, fault: Fault, until: float) -> float | None:
     """Count the story in, if the fault affected it; how long it took to recover."""
+    at = fault.at
     if story.wrong and at <= story.ended_at < until:
         row.lost += story.lost
         row.repeated += story.repeated
     if story.left:
         return None
-    troubled_at = next((when for when, _ in story.troubles if at <= when < until), None)
+    troubled_at = next((one.at for one in story.troubles if _comes_of(one, fault, until)), None)
     was_open = story.began_at <= at < story.ended_at
     if troubled_at is None and not was_open:
         return None
@@ -92,3 +94,8 @@ def _count(row: Row, story: Story, at: float, until: float) -> float | None:
         return None
     row.recovered += 1
     return next_at - at
+
+
+def _comes_of(trouble: Trouble, fault: Fault, until: float) -> bool:
+    """What nothing explains is counted with the last fault before it."""
+    return trouble.cause.fault == fault if trouble.cause else fault.at <= trouble.at < until

@@ -2,12 +2,16 @@
 
 from itertools import pairwise
 
+import pytest
+
 from cli.chaos.answers import Answer, Choice, Difference, difference
 from cli.chaos.calls import calls
+from cli.chaos.outages import GRACE_SECONDS, How, Outage, Stage, Trouble, judge
 from cli.chaos.schedule import KINDS, QUIET_SECONDS, Fault, schedule
 from cli.chaos.tally import Story, tally
 
 LONG_SECONDS = 1800.0
+ROLES = {"decode": ["decode 1", "decode 2"], "nats": ["nats"], "gateway": ["gateway", "gateway 2"]}
 
 
 def story(began_at: float, tokens_at: list[float], **more) -> Story:
@@ -78,12 +82,60 @@ def test_a_stream_that_stood_still_after_a_fault_is_affected_and_recovers_with_i
     assert (row.percentile(0.5), row.percentile(0.99)) == (4.0, 4.0)
 
 
-def test_who_had_to_connect_anew_is_affected_by_the_last_fault_before():
-    broken = story(0.0, [9.9, 10.5, 12.0], troubles=[(10.1, "broken")])
-    refused = story(20.5, [22.0], troubles=[(20.6, "503: nobody is there")])
-    first, second = tally([fault(10.0, "connection cut"), fault(20.0, "decode killed")], [broken, refused])
-    assert (first.affected, first.came_again, first.seconds) == (1, 1, [0.5])
-    assert (second.affected, second.came_again, second.seconds) == (1, 1, [2.0])
+def test_who_had_to_connect_anew_is_affected_by_what_explains_it_or_else_by_the_last_fault_before():
+    cut, killed = fault(10.0, "connection cut"), fault(20.0, "gateway killed")
+    broken = story(0.0, [9.9, 10.5, 12.0], troubles=[trouble(at=10.1)])
+    refused = story(20.5, [22.0], troubles=[trouble(at=20.6)])
+    late = story(20.5, [30.2, 32.0], troubles=[trouble(at=31.0, cause=Outage(killed, "gateway", "killed", 20.0))])
+    rows = {row.name: row for row in tally([cut, killed, fault(30.0)], [broken, refused, late])}
+    assert (rows["connection cut"].affected, rows["connection cut"].seconds) == (1, [0.5])
+    assert (rows["gateway killed"].affected, rows["gateway killed"].came_again) == (2, 2)
+    assert rows["decode killed"].affected == 0
+
+
+def trouble(at: float, stage: Stage = "broken", cause: Outage | None = None) -> Trouble:
+    return Trouble("gateway", at - 1.0, at, stage, "said", cause=cause)
+
+
+def excuse(stage: Stage, *outages: tuple[str, How]) -> str | None:
+    """What excuses a try that lasted from 19 to 20 s, if all this was out from 10 s until well after it."""
+    found = trouble(20.0, stage)
+    judge([found], [Outage(fault(10.0), part, how, 10.0, 60.0) for part, how in outages], ROLES)
+    return found.cause.name if found.cause else None
+
+
+@pytest.mark.parametrize("how", ["stopped", "hung", "cut", "restarted"])
+def test_a_stream_that_has_begun_may_break_by_its_gateways_death_alone(how: How):
+    assert excuse("broken", ("gateway", "killed")) == "gateway killed"
+    assert excuse("broken", ("gateway", how), ("gateway 2", "killed"), ("decode 1", "killed")) is None
+
+
+def test_a_gateway_that_drains_may_take_no_more_calls():
+    assert excuse("unanswered", ("gateway", "restarted")) == "gateway restarted"
+    assert excuse("unanswered", ("gateway 2", "restarted"), ("gateway", "stopped")) is None
+
+
+def test_a_refusal_is_excused_while_a_whole_role_or_the_bus_is_away():
+    assert excuse("refused", ("decode 1", "killed")) is None
+    assert excuse("refused", ("decode 1", "killed"), ("decode 2", "stopped")) == "decode 1 killed"
+    assert excuse("refused", ("nats", "stopped")) == "nats stopped"
+    assert excuse("refused", ("gateway", "hung")) == "gateway hung"
+    assert excuse("refused", ("gateway 2", "hung"), ("all", "disk full"), ("nats", "cut")) is None
+
+
+def test_two_of_a_role_that_were_away_one_after_the_other_excuse_no_refusal():
+    found = trouble(20.0, "refused")
+    one, other = (fault(at, "decode killed") for at in (10.0, 19.8))
+    judge([found], [Outage(one, "decode 1", "killed", 10.0, 17.5), Outage(other, "decode 2", "killed", 19.8)], ROLES)
+    assert found.cause is None
+    assert found.around == ["decode 1 killed", "decode 2 killed"]
+
+
+def test_what_was_over_before_excuses_nothing():
+    found = trouble(20.0)
+    over = Outage(fault(1.0), "gateway", "killed", 1.0, 20.0 - GRACE_SECONDS - 0.1)
+    judge([found], [over], ROLES)
+    assert found.cause is None
 
 
 def test_a_stream_that_stood_still_already_is_the_affair_of_the_fault_before():
