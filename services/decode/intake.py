@@ -16,6 +16,7 @@ from shared.kv.ledger import Ledger, Owner, State
 from shared.messages.requests import AbortRequest, Refused, SubmitRequest
 from shared.messages.work import StartDecode, Started
 from shared.policy.decode import admissible
+from shared.policy.soundness import unsound, unsound_kv
 from shared.specs.ids import InstanceId, RequestId
 from shared.telemetry import traces
 from shared.telemetry.metrics import DecodeMetrics
@@ -31,6 +32,7 @@ class IntakeLimits:
     max_batch: int  # sequences that may own blocks here at once
     block_tokens: int
     max_model_tokens: int
+    vocabulary: int
     colocated: bool
 
 
@@ -227,4 +229,7 @@ class Intake:
             return Refused.of(work, "invalid", "it was aborted here, and a transfer or a step of it has not ended yet")
         if len(self._queue) >= limits.queue_requests:
             return Refused.of(work, "queue_full", f"{len(self._queue)} requests wait here")
-        return None
+        refusal = unsound(work, limits.vocabulary)
+        if refusal is None and message.kv is not None:
+            return unsound_kv(message.kv, work, limits.vocabulary, limits.block_tokens)
+        return refusal

@@ -60,6 +60,7 @@ class DecodeService:
             max_batch=config.max_batch,
             block_tokens=engine.block_tokens,
             max_model_tokens=engine.max_model_tokens,
+            vocabulary=engine.spec.vocab_size,
             colocated=config.colocated,
         )
         self._intake = Intake(self.ledger, self._worker, self._puller, self._teller, metrics, limits)

@@ -63,6 +63,7 @@ class PrefillService:
             queue_requests=config.queue_requests,
             block_tokens=engine.block_tokens,
             max_model_tokens=engine.max_model_tokens,
+            vocabulary=engine.spec.vocab_size,
         )
         self._worker = PrefillWorker(
             self._thread, self.ledger, self._teller, self._handoff, metrics, limits, self._breakdown

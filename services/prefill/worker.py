@@ -18,6 +18,7 @@ from shared.messages.requests import AbortRequest, Refused, SubmitRequest
 from shared.messages.work import Started, StartPrefill
 from shared.policy.finish import finish_of
 from shared.policy.prefill import next_prefill_batch
+from shared.policy.soundness import unsound
 from shared.policy.step_failures import StepFailures
 from shared.specs.ids import InstanceId, RequestId
 from shared.telemetry import traces
@@ -35,6 +36,7 @@ class PrefillLimits:
     queue_requests: int
     block_tokens: int
     max_model_tokens: int
+    vocabulary: int
 
 
 @dataclass(slots=True)
@@ -225,7 +227,7 @@ class PrefillWorker:
         full = self.queued_tokens + work.context_tokens > limits.queue_tokens and self._waiting
         if full or len(self._waiting) >= limits.queue_requests:
             return Refused.of(work, "queue_full", f"{self.queued_requests} requests wait here")
-        return None
+        return unsound(work, limits.vocabulary)
 
     def _attempt_of(self, request: RequestId) -> int | None:
         return max((work.attempt for work in self.works() if work.request == request), default=None)

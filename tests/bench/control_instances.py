@@ -45,6 +45,7 @@ class TimedEngine:
     """In place of shared.engine.step.Engine: draws the same token always."""
 
     def __init__(self, spec: ModelSpec, token: int, step_seconds: float, clock: np.ndarray) -> None:
+        self.spec = spec
         self.cache = KvCache(spec, BLOCKS, BLOCK_TOKENS, torch.uint8, torch.device("cpu"))
         self.blocks, self.block_tokens, self.kv_format = BLOCKS, BLOCK_TOKENS, self.cache.kv_format
         self.max_model_tokens = spec.max_positions

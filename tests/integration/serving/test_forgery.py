@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nats
+import pytest
+from msgspec.structs import replace
 
 from shared.bus.memory import MemoryBus
 from shared.messages.codec import encode
 from shared.messages.handoff import Gone, KvReady, KvReleased, KvRenewed, LinkTest, PullBlocks, Sending
 from shared.messages.instances import Beat
-from shared.messages.requests import AbortRequest, RequestEnded, SubmitRequest
+from shared.messages.requests import AbortRequest, Accepted, RequestEnded, SubmitRequest
 from shared.messages.tokens import RequestInterrupted, ResumeTokens, TokenBatch
 from shared.messages.work import StartDecode, StartPrefill
 from shared.specs.ids import BlockId, InstanceId, RequestId
@@ -22,6 +24,14 @@ from tests.nats_server import NatsServer
 
 PROMPT = list(range(10, 40))
 SHORT = Sampling(max_tokens=8, temperature=0.0)
+UNSOUND = [
+    ((), {}),
+    ((5, -1), {}),
+    ((5, 2**40), {}),
+    ((5,), {"logit_bias": ((-(10**9), 1.0),)}),
+    ((5,), {"logprobs": 2**40}),
+    ((5,), {"max_tokens": -1}),
+]
 MESSAGES = (
     *(SubmitRequest, StartPrefill, StartDecode, KvReady, PullBlocks, KvReleased, KvRenewed, LinkTest, TokenBatch),
     *(RequestInterrupted, ResumeTokens, AbortRequest, RequestEnded, Beat),
@@ -98,6 +108,38 @@ async def test_blocks_that_were_not_given_are_sent_to_nobody_whatever_the_number
         await request.has(SHORT.max_tokens)
         await cluster.until(cluster.idle)
     assert (request.tokens, request.interruptions) == (alone(PROMPT, SHORT), [])
+
+
+@pytest.mark.parametrize("colocated", ["0", "1"])
+async def test_work_that_no_engine_can_do_costs_its_neighbours_nothing(
+    connect, make_transport, model: Path, alone, colocated: str
+):
+    rejected: asyncio.Queue[str] = asyncio.Queue()
+
+    async def note(message: RequestInterrupted) -> None:
+        rejected.put_nowait(message.reason)
+
+    settings = {"DISTSERVE_COLOCATED": colocated}
+    prefill = 0 if colocated == "1" else 1
+    async with Cluster(connect, make_transport, model, prefill=prefill, settings=settings) as cluster:
+        forger, name = await connect("forger"), InstanceId("gateway-0badbad0")
+        await forger.subscribe(RequestInterrupted.SUBJECT.format(gateway=name), note, RequestInterrupted)
+        answers = asyncio.gather(*(cluster.gateway.generate([*PROMPT, i], SHORT, MODEL) for i in range(4)))
+        for number, (prompt, changes) in enumerate(UNSOUND):
+            forged = SubmitRequest(
+                request=RequestId(f"forged-{number}"),
+                attempt=0,
+                gateway=name,
+                model=MODEL,
+                prompt=prompt,
+                sampling=replace(SHORT, **changes),
+            )
+            await forger.request(SubmitRequest.SUBJECT, forged, Accepted, timeout_seconds=5.0)
+            assert "rejected" in await asyncio.wait_for(rejected.get(), 5)
+        done = await answers
+        await cluster.until(cluster.idle)
+    assert [answer.tokens for answer in done] == [alone([*PROMPT, i], SHORT) for i in range(4)]
+    assert [answer.interruptions for answer in done] == [[]] * 4
 
 
 async def test_garbage_on_every_subject_changes_no_answer(
