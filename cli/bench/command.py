@@ -1,6 +1,7 @@
 """`./distserve bench`: open-loop load against an OpenAI-compatible server, and what it stands."""
 
 import asyncio
+import math
 import time
 from pathlib import Path
 from typing import Annotated
@@ -53,21 +54,23 @@ def run(
         return
     from cli.bench.server import find_server
 
-    wanted = _rates(rate, rates, search, shared_options.recorded_rate(trace) if trace else 1.0)
-    counts = [_requests(requests, duration, one) for one in wanted]
+    file = shared_options.trace_path(trace, workload)
     try:
         promise = Promise(ttft=slo_ttft * slo_scale, tpot=slo_tpot * slo_scale, share=target)
-        unit = _trace(trace, workload, max(counts) + warmup, seed, cv).scaled(scale_lengths)
+        wanted = _rates(rate, rates, search, shared_options.recorded_rate(file))
+        counts = [_requests(requests, duration, one) for one in wanted]
+        unit = shared_options.requests_at_unit_rate(file, workload, max(counts) + warmup, seed, cv)
+        unit = unit.scaled(scale_lengths)
     except ValueError as error:
         raise Problem(str(error)) from error
     base = _url(url)
     server = asyncio.run(find_server(base, model, api_key, tokenizer, seed))
     _check_lengths(unit, server.most_tokens, scale_lengths)
-    file = out or RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
+    result = out or RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
     settings = {"cv": cv, "seed": seed, "scale_lengths": scale_lengths, "warmup": warmup}
     from cli.bench.session import Session
 
-    session = Session(server, unit, warmup, promise, settings, file, announced_by(base, RUNS))
+    session = Session(server, unit, warmup, promise, settings, result, announced_by(base, RUNS))
     session.run(wanted, counts, tolerance if search else None)
 
 
@@ -100,8 +103,8 @@ def _rates(rate: float | None, rates: str, search: bool, default: float) -> list
         wanted = [float(text) for text in rates.split(",")] if rates else [default if rate is None else rate]
     except ValueError as error:
         raise Problem(f"--rates {rates}: wanted numbers, for example 1,2,4") from error
-    if min(wanted) <= 0:
-        raise Problem("a rate must be more than 0")
+    if not all(0 < one < math.inf for one in wanted):
+        raise Problem("a rate must be more than 0, and finite")
     return wanted
 
 
@@ -109,11 +112,6 @@ def _requests(requests: int | None, duration: float | None, rate: float) -> int:
     if requests is not None and duration is not None:
         raise Problem("--requests and --duration exclude each other")
     return max(1, round(rate * duration)) if duration is not None else requests or DEFAULT_REQUESTS
-
-
-def _trace(file: Path | None, workload: str, count: int, seed: int, cv: float | None) -> Trace:
-    file = shared_options.trace_path(file, workload)
-    return shared_options.requests_at_unit_rate(file, workload, count, seed, cv)
 
 
 def _check_lengths(trace: Trace, most_tokens: int | None, scale: float) -> None:

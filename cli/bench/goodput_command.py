@@ -51,7 +51,7 @@ def goodput(
     warmup: options.Warmup = 5,
     rate: Rate = 0.0,
     tolerance: options.Tolerance = 0.05,
-    cv: shared_options.Cv = 1.0,
+    cv: shared_options.Cv = None,
     seed: shared_options.Seed = 0,
     profile: ProfileFile = None,
     out: options.Out = None,
@@ -65,10 +65,9 @@ def goodput(
 
     try:
         promise = Promise(ttft=slo_ttft * slo_scale, tpot=slo_tpot * slo_scale, share=target)
-        traces = [
-            shared_options.requests_at_unit_rate(trace, workload, requests + warmup, seed + n, cv).scaled(scale_lengths)
-            for n in range(rounds)
-        ]
+        count, file = requests + warmup, shared_options.trace_path(trace, workload)
+        draws = shared_options.draws_at_unit_rate(file, workload, count, seed, cv, rounds)
+        traces = [draw.scaled(scale_lengths) for draw in draws]
         cores = len(core_shares(sorted(os.sched_getaffinity(0)), devices)[0])
         loaded = load_profile(str(profile)) if profile is not None else _measured(model, device, dtype, cores)
     except ValueError as error:
@@ -79,7 +78,7 @@ def goodput(
         **{"model": model, "device": device, "dtype": dtype, "devices": devices, "cores_of_a_device": cores},
         **{"scale_lengths": scale_lengths, "cv": cv, "seed": seed, "warmup": warmup, "tolerance": tolerance},
     }
-    file = out or RUNS.parent / "bench" / f"{time.strftime('%Y%m%d-%H%M%S')}-goodput.json"
+    result = out or RUNS.parent / "bench" / f"{time.strftime('%Y%m%d-%H%M%S')}-goodput.json"
     console = Console()
     title = f"{model} on {devices} devices, {traces[0].name}, TTFT {promise.ttft:g} s, TPOT {promise.tpot:g} s"
     pinned = ("--pin",) if device == "cpu" else ()
@@ -88,9 +87,9 @@ def goodput(
         experiment = Experiment(stack, traces, warmup, promise, tolerance, screen)
         report = GoodputReport(experiment, predictions, loaded, settings)
         for _ in experiment.rounds(shapes, [rate or predictions[shape] or 1.0 for shape in shapes]):
-            report.write(file)  # what there is, should a later round fail
+            report.write(result)  # what there is, should a later round fail
     report.show(console)
-    console.print(f"Wrote {file}")
+    console.print(f"Wrote {result}")
     reasons = report.reasons()
     if reasons:
         raise Problem("not valid: " + "; ".join(reasons))
