@@ -51,6 +51,7 @@ def simulate(
     """Serve a trace or workload with a placement in virtual time, and see who is served as promised."""
     if rate is not None and not 0 < rate < math.inf:
         raise Problem("--rate must be more than 0")
+    options.refuse_a_plot_by_their_rules(compat, plot)
     chosen = options.policy(policy, prefill_batch_tokens, chunk_tokens, max_batch)
     setup = _setup(profile, model, placement, chosen, link, hop_ms)
     try:
@@ -108,6 +109,7 @@ def goodput(
     plot: options.Plot = None,
 ) -> None:
     """Find the highest rate at which enough requests keep both targets, and divide it by the GPUs."""
+    options.refuse_a_plot_by_their_rules(compat, plot)
     chosen = options.policy(policy, prefill_batch_tokens, chunk_tokens, max_batch)
     setup = _setup(profile, model, placement, chosen, link, hop_ms)
     try:

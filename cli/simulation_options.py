@@ -87,6 +87,11 @@ def policy(
     return Policy(order=order, batch_tokens=batch_tokens, chunk_tokens=chunk_tokens, max_batch=max_batch)
 
 
+def refuse_a_plot_by_their_rules(compat: str | None, plot: Path | None) -> None:
+    if compat is not None and plot is not None:
+        raise Problem(f"--plot draws what our simulator does, not --compat {compat}: leave one of them out")
+
+
 def trace_path(file: Path | None, workload: str) -> Path | None:
     """Where the requests are read from; None if they are drawn from a law."""
     if file is not None or workload != RECORDED:

@@ -92,6 +92,13 @@ def test_a_file_that_is_no_picture_is_refused(tmp_path: Path):
         _run("simulate", "--placement", "tp1 + tp1", *SHORT, "--plot", str(tmp_path / "drawn.xyz"))
 
 
+@pytest.mark.parametrize("command", ["simulate", "goodput"])
+def test_nothing_is_drawn_by_the_rules_of_the_authors(command: str, tmp_path: Path):
+    file = tmp_path / "drawn.png"
+    with pytest.raises(Problem, match="leave one of them out"):
+        _run(command, "--placement", "tp1 + tp1", *SHORT, "--compat", "simdistserve", "--plot", str(file))
+
+
 def test_plan_writes_what_it_found(tmp_path: Path):
     file = tmp_path / "plan.json"
     arguments = ["--gpus-per-node", "2", "--workload", "fixed:512/64", "--seeds", "1", "--workers", "1"]
