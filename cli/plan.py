@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli import out_file
 from cli import simulation_options as options
 from cli.plan_file import compose_line, understand
 from cli.problems import Problem
@@ -64,6 +65,8 @@ def plan(
     loaded = options.load(profile)
     speed = _network(network)
     across = speed >= ALGORITHM_1_FROM
+    if out is not None:
+        out_file.make_way(out)
     try:
         trace = options.trace_path(trace, workload)
         question = Question(
@@ -79,12 +82,12 @@ def plan(
         count = workers or len(os.sched_getaffinity(0))
         with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
             answer = make_plan(question, pool)
+            if out is not None:
+                out_file.write(out, json.dumps(answer, indent=2) + "\n")
             if plot is not None and answer["table"]:
                 _plot(question, answer["table"][:DRAWN], pool, plot)
     except ValueError as error:
         raise Problem(str(error)) from error
-    if out is not None:
-        out.write_text(json.dumps(answer, indent=2) + "\n")
     if as_json:
         typer.echo(json.dumps(answer))
     else:

@@ -8,6 +8,7 @@ import structlog
 import typer
 from rich.progress import Progress
 
+from cli import out_file
 from cli.preflight import DEMO, Model, find_model
 from cli.simulation_options import Plot
 from cli.up import MODELS
@@ -45,6 +46,7 @@ def profile(
     from shared.engine.settings import EngineSettings
     from shared.engine.step import Engine
 
+    out_file.make_way(out)
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # what the bus has to say is not for here
     found = find_model(model, MODELS)
     settings = EngineSettings(
@@ -53,7 +55,7 @@ def profile(
     engine = Engine.load(settings)
     engine.use_threads()
     data = _measured(found, engine, device, most_tokens, link, hop_ms)
-    out.write_text(json.dumps(data, indent=1) + "\n")
+    out_file.write(out, json.dumps(data, indent=1) + "\n")
     _show(data, found.name)
     typer.echo(f"wrote {out}")
     if plot is not None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from cli import out_file
 from cli import simulation_options as shared_options
 from cli.bench import options
 from cli.bench.goodput_command import goodput
@@ -63,10 +64,11 @@ def run(
         unit = unit.scaled(scale_lengths)
     except ValueError as error:
         raise Problem(str(error)) from error
+    result = out or RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
+    out_file.make_way(result)
     base = _url(url)
     server = asyncio.run(find_server(base, model, api_key, tokenizer, seed))
     _check_lengths(unit, server.most_tokens, scale_lengths)
-    result = out or RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
     settings = {"cv": cv, "seed": seed, "scale_lengths": scale_lengths, "warmup": warmup}
     from cli.bench.session import Session
 

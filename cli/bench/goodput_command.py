@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from cli import out_file
 from cli import simulation_options as shared_options
 from cli.bench import options
 from cli.bench.shapes import shapes_of
@@ -63,6 +64,8 @@ def goodput(
     from cli.bench.screen import Screen
     from services.scheduler.simulator.profile import load_profile
 
+    result = out or RUNS.parent / "bench" / f"{time.strftime('%Y%m%d-%H%M%S')}-goodput.json"
+    out_file.make_way(result)
     try:
         promise = Promise(ttft=slo_ttft * slo_scale, tpot=slo_tpot * slo_scale, share=target)
         count, file = requests + warmup, shared_options.trace_path(trace, workload)
@@ -78,7 +81,6 @@ def goodput(
         **{"model": model, "device": device, "dtype": dtype, "devices": devices, "cores_of_a_device": cores},
         **{"scale_lengths": scale_lengths, "cv": cv, "seed": seed, "warmup": warmup, "tolerance": tolerance},
     }
-    result = out or RUNS.parent / "bench" / f"{time.strftime('%Y%m%d-%H%M%S')}-goodput.json"
     console = Console()
     title = f"{model} on {devices} devices, {traces[0].name}, TTFT {promise.ttft:g} s, TPOT {promise.tpot:g} s"
     pinned = ("--pin",) if device == "cpu" else ()

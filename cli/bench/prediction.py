@@ -35,8 +35,8 @@ def measured_profile(model: str, device: str, dtype: str, threads: int, file: Pa
 def predicted(profile: Profile, shape: Shape, traces: Sequence[Trace], promise: Promise) -> float:
     """Requests per second of the whole shape, a mean over the traces."""
     placement = parse_placement(shape.placement)
-    setup = Setup(profile=profile, model=profile.model(""), placement=placement, policy=LIVE)
     try:
+        setup = Setup(profile=profile, model=profile.model(""), placement=placement, policy=LIVE)
         return goodput(setup, traces, promise, seeds=len(traces), tolerance=0.01, least=len(traces[0])).rate
     except ValueError as error:
         raise Problem(str(error)) from error

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cli import out_file
 from cli.bench.measure import Measured
 from cli.bench.server import Server
 from cli.problems import Problem
@@ -71,11 +72,8 @@ def run_of(measured: Measured, stages: dict[str, float]) -> dict[str, Any]:
 
 
 def write(file: Path, content: Mapping[str, Any]) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(content, separators=(",", ":")) + "\n")
-    except OSError as error:
-        raise Problem(f"--out {file}: {error.strerror}") from error
+    out_file.make_way(file)
+    out_file.write(file, json.dumps(content, separators=(",", ":")) + "\n")
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from cli import out_file
 from cli.chaos.calls import calls
 from cli.chaos.faults import Faults
 from cli.chaos.leftovers import grown, settled, stranded_blocks
@@ -45,6 +46,8 @@ def chaos(minutes: Minutes = 2.0, seed: Seed = None, out: Out = None) -> None:
 
     The same seed makes the same faults at the same times.
     """
+    if out is not None:
+        out_file.make_way(out)
     chosen = random.randrange(1 << 31) if seed is None else seed
     console = Console(width=WIDTH)
     folder = RunFolder.create(STATE / "run")
@@ -53,7 +56,7 @@ def chaos(minutes: Minutes = 2.0, seed: Seed = None, out: Out = None) -> None:
     finally:
         folder.close()
     if out is not None:
-        out.write_text(json.dumps(report.json(), indent=1) + "\n")
+        out_file.write(out, json.dumps(report.json(), indent=1) + "\n")
     console.print(report.table())
     for line in report.lines():
         console.print(line, highlight=False)
