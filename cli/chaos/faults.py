@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 
 from cli.chaos.load import Load
 from cli.chaos.outages import How, Outage
+from cli.chaos.proxy import Proxy
 from cli.chaos.schedule import Fault
 from cli.chaos.stack import FixedRestarts, TormentedStack, until_restarted
 from cli.keeper import Keeper
@@ -16,7 +17,7 @@ from cli.restarts import Restarts
 
 RESTART_SECONDS = 30.0  # for one part to be there again
 PAUSE_SECONDS = 1.5  # between two parts that are restarted in turn
-LEAVING_CLIENTS = 4
+LEAVING_CLIENTS = SLOW_CLIENTS = 4
 ROLES = ("prefill", "decode", "scheduler", "gateway")
 
 
@@ -39,6 +40,8 @@ class Faults:
             "connection cut": self._cut,
             "connection hangs": self._hang,
             "clients leave": self._leave,
+            "clients read slowly": self._read_slowly,
+            "three times the clients": self._overload,
             "disk full": self._fill_disk,
         }
         if fault.kind in special:
@@ -76,10 +79,7 @@ class Faults:
     async def _restart_all(self, fault: Fault) -> str:
         """A rolling restart: the next one only when the one before is there again."""
         for keeper in [keeper for role in ROLES for keeper in self._stack.keepers_of(role)]:
-            former = keeper.process.pid
-            self._terminate(fault, keeper)
-            await until_restarted(keeper, former, self._drain_seconds + RESTART_SECONDS)
-            await self._stack.complete(RESTART_SECONDS)
+            await asyncio.wait([self._terminate(fault, keeper)], timeout=self._drain_seconds + RESTART_SECONDS)
             await asyncio.sleep(PAUSE_SECONDS)
         return "all in turn"
 
@@ -87,15 +87,16 @@ class Faults:
         self._watch(fault, keeper, "killed")
         keeper.process.kill()
 
-    def _terminate(self, fault: Fault, keeper: Keeper) -> None:
+    def _terminate(self, fault: Fault, keeper: Keeper) -> asyncio.Task[None]:
         """Once: a process that is told a second time to end does so at once, and breaks what it serves."""
-        self._watch(fault, keeper, "restarted")
+        watching = self._watch(fault, keeper, "restarted")
         if keeper.process.pid not in self._told_to_end:
             self._told_to_end.add(keeper.process.pid)
             keeper.process.terminate()
+        return watching
 
-    def _watch(self, fault: Fault, keeper: Keeper, how: How) -> None:
-        """Note when another process has taken its place."""
+    def _watch(self, fault: Fault, keeper: Keeper, how: How) -> asyncio.Task[None]:
+        """Note when another process has taken its place; done then."""
         former, known = keeper.process.pid, self._stack.known()
         outage = self._begin(fault, keeper.part.name, how)
 
@@ -108,6 +109,7 @@ class Faults:
         watching = asyncio.create_task(until_back())
         self._watching.add(watching)
         watching.add_done_callback(self._watching.discard)
+        return watching
 
     def _begin(self, fault: Fault, part: str, how: How) -> Outage:
         outage = Outage(fault, part, how, self._load.now)
@@ -139,6 +141,25 @@ class Faults:
 
     async def _leave(self, fault: Fault) -> str:
         return f"{self._load.leave(LEAVING_CLIENTS, fault.pick)} clients"
+
+    async def _read_slowly(self, fault: Fault) -> str:
+        """A byte a second for a while; then they take the rest, which has to be there."""
+        keepers = self._stack.keepers_of("gateway")
+        part = keepers[fault.pick % len(keepers)].part
+        proxy = await Proxy.start(self._stack.port_of(part))
+        proxy.crawl()
+        asking = asyncio.create_task(self._load.through(part.name, f"http://127.0.0.1:{proxy.port}", SLOW_CLIENTS))
+        await asyncio.sleep(fault.seconds)
+        proxy.flow()
+        await asking
+        await proxy.close()
+        return f"{SLOW_CLIENTS} clients of {part.name}"
+
+    async def _overload(self, fault: Fault) -> str:
+        count = 2 * self._load.streams
+        with self._outage(fault, "all", "overloaded"):
+            await self._load.more(count, fault.seconds)
+        return f"{count} clients more"
 
     async def _fill_disk(self, fault: Fault) -> str:
         """No file of a service may grow any more: every write is refused as by a full disk."""

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -18,6 +18,7 @@ from cli.chaos.tally import Story
 SILENCE_SECONDS = 60.0  # without a sign of life an answer is stuck, whatever has happened
 ANSWER_SECONDS = 600.0  # for one call to be answered in full, however often its client has to come again
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 2.0
+Gateways = Iterator[tuple[str, str]]  # name and URL of each, over and over
 COME_AGAIN = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 
 
@@ -33,6 +34,7 @@ class WrongAnswer(Exception):
 class Reading:
     call: Call
     story: Story
+    gateways: Gateways  # whom it asks in turn
     answer: Answer = field(default_factory=Answer)
     stage: Stage = "unanswered"
     events: int = 0  # of this try
@@ -43,7 +45,7 @@ class Load:
     """`gateways`: name and URL of each."""
 
     def __init__(self, gateways: Mapping[str, str], calls: Sequence[Call], streams: int) -> None:
-        self._gateways, self._calls, self._streams = itertools.cycle(gateways.items()), calls, streams
+        self._gateways, self._calls, self.streams = itertools.cycle(gateways.items()), calls, streams
         self._expected: Mapping[int, Answer] = {}
         self._numbers = itertools.count()
         self._open: list[Reading] = []
@@ -62,7 +64,7 @@ class Load:
 
             async def learn_some() -> None:
                 for number in numbers:
-                    reading = Reading(self._calls[number], Story(self.now))
+                    reading = Reading(self._calls[number], Story(self.now), self._gateways)
                     await self._answered(client, reading)
                     answers[number] = reading.answer
                     self.stories.append(reading.story)
@@ -77,8 +79,15 @@ class Load:
     async def run(self, seconds: float) -> None:
         """Keep the streams open for so long, then let the last ones end."""
         self._began_at = time.monotonic()
-        async with self._client() as client:
-            await asyncio.gather(*(self._ask_again_and_again(client, seconds) for _ in range(self._streams)))
+        await self._keep_open(self.streams, self._gateways, seconds)
+
+    async def more(self, count: int, seconds: float) -> None:
+        """So many clients more, for so long."""
+        await self._keep_open(count, self._gateways, self.now + seconds)
+
+    async def through(self, gateway: str, url: str, count: int) -> None:
+        """So many calls beside the others, to one gateway and by another way."""
+        await self._keep_open(count, itertools.repeat((gateway, url)), self.now)
 
     def leave(self, count: int, pick: int) -> int:
         """So many clients hang up in the middle; how many there were."""
@@ -90,13 +99,20 @@ class Load:
         return len(chosen)
 
     def _client(self) -> httpx.AsyncClient:
-        limits = httpx.Limits(max_connections=4 * self._streams, max_keepalive_connections=self._streams)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.streams)
         return httpx.AsyncClient(timeout=SILENCE_SECONDS, limits=limits, trust_env=False)
 
-    async def _ask_again_and_again(self, client: httpx.AsyncClient, seconds: float) -> None:
-        while self.now < seconds:
+    async def _keep_open(self, count: int, gateways: Gateways, until: float) -> None:
+        async with self._client() as client:
+            await asyncio.gather(*(self._ask_until(until, client, gateways) for _ in range(count)))
+
+    async def _ask_until(self, until: float, client: httpx.AsyncClient, gateways: Gateways) -> None:
+        """Once, and again while it is not that late."""
+        is_first = True
+        while is_first or self.now < until:
+            is_first = False
             number = next(self._numbers) % len(self._calls)
-            reading = Reading(self._calls[number], Story(self.now))
+            reading = Reading(self._calls[number], Story(self.now), gateways)
             self.stories.append(reading.story)
             self._open.append(reading)
             reading.task = asyncio.create_task(self._answered(client, reading))
@@ -123,7 +139,7 @@ class Load:
     async def _try(self, client: httpx.AsyncClient, reading: Reading) -> Trouble | None:
         """What a broken connection has brought was right as far as it went, or it counts as wrong."""
         self._judge(reading, self._expected_of(reading), whole=False)
-        (gateway, url), asked_at = next(self._gateways), self.now
+        (gateway, url), asked_at = next(reading.gateways), self.now
         reading.answer, reading.stage, reading.events = Answer(), "unanswered", 0
         try:
             return await self._read(client, reading, url)

@@ -10,7 +10,7 @@ from cli.chaos.schedule import Fault
 # Breaks get it for the client's own lateness: it reads 32 streams on a machine that the whole stack shares.
 GRACE_SECONDS = 2.0
 
-How = Literal["killed", "stopped", "restarted", "cut", "hung", "disk full"]
+How = Literal["killed", "stopped", "restarted", "cut", "hung", "disk full", "overloaded"]
 Stage = Literal["unanswered", "refused", "broken"]  # no status came; 429 or 503 came; 200 came, but not all of the rest
 TAKEN_AWAY = ("killed", "stopped", "restarted", "hung")
 
@@ -82,10 +82,14 @@ def _broken(trouble: Trouble, outages: Sequence[Outage]) -> Outage | None:
 
 
 def _refused(trouble: Trouble, outages: Sequence[Outage], roles: Mapping[str, Sequence[str]]) -> Outage | None:
-    """If at one moment of the try its gateway could not reach the bus, or a role had nobody left (the bus is one)."""
+    """If at one moment of the try its gateway could not reach the bus, or a role had nobody left (the bus is one); or
+    with 429 if there were too many clients."""
     began = [one.began_at for one in outages if trouble.asked_at <= one.began_at <= trouble.at]
     for moment in (trouble.asked_at, *began):
         out = {one.part: one for one in outages if one.how in TAKEN_AWAY and one.overlaps(moment, moment)}
+        crowd = [one for one in outages if one.how == "overloaded" and one.overlaps(moment, moment)]
+        if crowd and trouble.what.startswith("429"):
+            return crowd[0]
         link = out.get(trouble.gateway)
         if link is not None and link.how == "hung":
             return link

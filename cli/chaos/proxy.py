@@ -1,9 +1,12 @@
-"""A TCP proxy between one process and NATS: its connection can be cut, or hang, and nobody else's with it."""
+"""A TCP proxy before a server: what goes through it can be cut, hang or crawl, and nobody else's connection with it."""
 
 import asyncio
+import socket
 from contextlib import suppress
 
 READ_BYTES = 1 << 16
+CRAWL_SECONDS = 1.0  # for a byte
+LEAST_BUFFER_BYTES = 4096
 
 
 class Proxy:
@@ -14,6 +17,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._flows = asyncio.Event()
         self._flows.set()
+        self._crawls = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -37,7 +41,12 @@ class Proxy:
         """They stay open, and nothing comes through."""
         self._flows.clear()
 
+    def crawl(self) -> None:
+        """What the server says comes through one byte after the other, and little of it waits here."""
+        self._crawls = True
+
     def flow(self) -> None:
+        self._crawls = False
         self._flows.set()
 
     async def close(self) -> None:
@@ -56,10 +65,10 @@ class Proxy:
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ours = {writer}
         try:
-            there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
+            there, back = await self._connect()
             ours.add(back)
             self._writers |= ours
-            pumps = [asyncio.create_task(self._pump(reader, back)), asyncio.create_task(self._pump(there, writer))]
+            pumps = [asyncio.create_task(self._pump(reader, back)), asyncio.create_task(self._pump_back(there, writer))]
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             for pump in pumps:
                 pump.cancel()
@@ -72,6 +81,21 @@ class Proxy:
                 one.transport.abort()
                 with suppress(OSError):
                     await one.wait_closed()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        connection = socket.socket()
+        connection.setblocking(False)
+        if self._crawls:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LEAST_BUFFER_BYTES)
+        await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", self._target_port))
+        return await asyncio.open_connection(sock=connection, limit=LEAST_BUFFER_BYTES if self._crawls else READ_BYTES)
+
+    async def _pump_back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while self._crawls and (data := await reader.read(1)):
+                writer.write(data)
+                await asyncio.sleep(CRAWL_SECONDS)
+        await self._pump(reader, writer)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):

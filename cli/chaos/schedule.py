@@ -31,6 +31,8 @@ KINDS: Mapping[str, tuple[float, ...]] = {
     "connection cut": (0.0,),  # of one process to NATS
     "connection hangs": (6.0,),
     "clients leave": (0.0,),
+    "clients read slowly": (10.0,),
+    "three times the clients": (10.0,),
     "disk full": (8.0,),  # for every service
 }
 

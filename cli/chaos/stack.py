@@ -57,19 +57,13 @@ class TormentedStack(Supervisor):
         now = time.monotonic()
         return [beat for beat, heard_at in self._beats.values() if now - heard_at < FRESH_SECONDS]
 
-    async def complete(self, seconds: float) -> bool:
-        """Wait until as many as are wanted of every role are ready, but not longer than that."""
-        deadline = time.monotonic() + seconds
-        while self.missing():
-            if time.monotonic() > deadline:
-                return False
-            await asyncio.sleep(POLL_SECONDS)
-        return True
-
     def missing(self) -> list[str]:
         """Roles with fewer instances that are ready than are wanted."""
         ready = Counter(beat.role for beat in self.beats() if beat.ready and not beat.draining)
         return [role for role, count in self._stack.wanted.items() if ready[role] < count]
+
+    def port_of(self, gateway: Part) -> int:
+        return int(gateway.environment["DISTSERVE_PORT"])
 
     def known(self) -> set[InstanceId]:
         """All that were ever heard."""
@@ -84,7 +78,7 @@ class TormentedStack(Supervisor):
 
     async def _is_back(self, part: Part, known: set[InstanceId]) -> bool:
         if part.role == "gateway":
-            return await _listens(int(part.environment["DISTSERVE_PORT"]))
+            return await _listens(self.port_of(part))
         return any(beat.role == part.role and beat.ready for beat in self.beats() if beat.instance not in known)
 
     def memory(self) -> dict[str, tuple[int, int]]:

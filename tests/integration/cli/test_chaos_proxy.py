@@ -55,3 +55,16 @@ async def test_a_connection_that_hangs_loses_nothing(proxy: Proxy):
     proxy.flow()
     assert await waiting == b"late"
     await closed(writer)
+
+
+async def test_a_connection_that_crawls_brings_byte_after_byte_and_loses_none(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cli.chaos.proxy.CRAWL_SECONDS", 0.05)
+    proxy.crawl()
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    first = await said_back(reader, writer, b"hello")
+    assert 0 < len(first) < len(b"hello")
+    proxy.flow()
+    assert first + await reader.readexactly(len(b"hello") - len(first)) == b"hello"
+    await closed(writer)
