@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -36,8 +37,7 @@ class TraceFile(SpanExporter):
         try:
             with self._writing:
                 self._make_room(len(line))
-                with self._path.open("ab") as file:
-                    file.write(line)
+                _append(self._path, line)
         except OSError as error:
             if not self._failed:
                 structlog.get_logger().warning("traces_not_written", path=str(self._path), error=str(error))
@@ -53,6 +53,19 @@ class TraceFile(SpanExporter):
                 _remove_oldest(self._path.parent, keep=KEPT_FILES - 2)
         elif self._path.stat().st_size + size > self._file_bytes:
             self._path.replace(self._old_path)
+
+
+def _append(path: Path, line: bytes) -> None:
+    """All of it or nothing: a full disk takes a part, which would spoil the next line too."""
+    with path.open("ab", buffering=0) as file:
+        start, left = file.seek(0, os.SEEK_END), memoryview(line)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            with suppress(OSError):
+                file.truncate(start)
+            raise
 
 
 def _remove_oldest(folder: Path, keep: int) -> None:

@@ -3,10 +3,17 @@
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from shared.telemetry import traces
+
+log = structlog.get_logger()
+
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,24 +66,39 @@ def answers_to(call: Span, name: str) -> bool:
 def _spans_of(path: Path, *wanted: str) -> Iterator[Span]:
     """Spans of the lines that hold one of `wanted`: a line is a batch, and reading it takes much longer than a look."""
     try:
-        lines = path.read_text().splitlines(keepends=True)
+        lines = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:  # it has just been renamed or removed
         return
+    sought = [text.encode() for text in wanted]
     for line in lines:
-        if line.endswith("\n") and any(text in line for text in wanted):  # without its end it is being written
-            for resource in json.loads(line)["resourceSpans"]:
-                instance = _attributes(resource["resource"]).get("service.instance.id", "")
-                for scope in resource["scopeSpans"]:
-                    for record in scope["spans"]:
-                        yield _span(record, instance)
+        if line.endswith(b"\n") and any(text in line for text in sought):  # without its end it is being written
+            try:
+                yield from _spans_in_line(line)
+            except MALFORMED:  # its writer was killed, or the disk was full
+                _mention(path)
+
+
+def _spans_in_line(line: bytes) -> list[Span]:
+    found = []
+    for resource in json.loads(line)["resourceSpans"]:
+        instance = str(_attributes(resource["resource"]).get("service.instance.id", ""))
+        for scope in resource["scopeSpans"]:
+            found += [_span(record, instance) for record in scope["spans"]]
+    return found
+
+
+@cache
+def _mention(path: Path) -> None:
+    """Once for each file: readers look again and again."""
+    log.warning("trace_lines_skipped", path=str(path), why="not what a service writes")
 
 
 def _span(record: dict[str, Any], instance: str) -> Span:
     return Span(
-        trace=record["traceId"],
-        id=record["spanId"],
-        parent=record.get("parentSpanId", ""),
-        name=record["name"],
+        trace=str(record["traceId"]),
+        id=str(record["spanId"]),
+        parent=str(record.get("parentSpanId", "")),
+        name=str(record["name"]),
         instance=instance,
         start_ns=int(record["startTimeUnixNano"]),
         end_ns=int(record["endTimeUnixNano"]),

@@ -17,7 +17,7 @@ from services.gateway.template import ChatTemplate
 from services.scheduler.simulator.placement import BadPlacement, parse_placement
 from services.scheduler.simulator.profile import SHIPPED, BadProfile, load_profile
 from services.scheduler.simulator.workload import BadWorkload, read_trace
-from shared.messages import handoff, instances, requests, tokens, work
+from shared.messages import handoff, instances, leadership, plans, requests, tokens, work
 from shared.messages.codec import MalformedMessage, decode, encode
 from shared.messages.requests import AbortRequest, SubmitRequest
 from shared.messages.tokens import TokenBatch, TokenRow
@@ -26,14 +26,15 @@ from shared.specs.model import BadModel
 from shared.specs.model_config import read_model_spec
 from shared.specs.record import Record
 from shared.specs.sampling import Sampling
-from shared.telemetry.trace_reader import calls_in
+from shared.telemetry import traces
+from shared.telemetry.trace_reader import Span, calls_in, spans_in
 from shared.transport.address import UCX, pack_address, unpack_address
 from shared.transport.interface import BadAddress
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="fuzz-"))
 CLASSES = [
     value
-    for module in (handoff, instances, requests, tokens, work)
+    for module in (handoff, instances, leadership, plans, requests, tokens, work)
     for value in vars(module).values()
     if isinstance(value, type) and issubclass(value, Record) and value is not Record
 ]
@@ -75,7 +76,11 @@ def _weights(data: bytes) -> None:
     folder = SCRATCH / "weights"
     folder.mkdir(exist_ok=True)
     (folder / "model.safetensors").write_bytes(data)
-    Weights(folder, torch.device("cpu"), torch.float32, lambda *_: None).close()
+    weights = Weights(folder, torch.device("cpu"), torch.float32, lambda *_: None)
+    try:
+        weights.tensor("a", (2, 2))
+    finally:
+        weights.close()
 
 
 def _template(data: bytes) -> None:
@@ -99,6 +104,11 @@ def _plan(data: bytes) -> None:
     with suppress(ValueError, RecursionError):
         data = json.loads(data)
     understand(data, "plan")
+
+
+def _spans(folder: Path) -> list[Span]:
+    found = spans_in(folder, [_TRACE])[_TRACE]
+    return [*calls_in(folder), *found]
 
 
 _SUBMIT = SubmitRequest(
@@ -147,6 +157,26 @@ _PLAN = {
 }
 
 
+_TENSORS = b'{"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}'
+_WEIGHTS = len(_TENSORS).to_bytes(8, "little") + _TENSORS + bytes(16)
+_TRACE = "5b8efff798038103d269b633813fc60c"
+_ATTRIBUTES = [
+    {"key": traces.REQUEST_ID, "value": {"stringValue": "a"}},
+    {"key": traces.INPUT_TOKENS, "value": {"intValue": "7"}},
+    {"key": traces.CLIENT_ID, "value": {"arrayValue": {"values": [{"stringValue": "b"}]}}},
+]
+_SPAN = {
+    "traceId": _TRACE,
+    "spanId": "eee19b7ec3c1b174",
+    "parentSpanId": "",
+    "name": traces.COMPLETIONS,
+    "startTimeUnixNano": "1544712660000000000",
+    "endTimeUnixNano": "1544712661000000000",
+    "attributes": _ATTRIBUTES,
+}
+_SPAN_LINE = b"%b\n" % json.dumps({"resourceSpans": [{"resource": {}, "scopeSpans": [{"spans": [_SPAN]}]}]}).encode()
+
+
 def _json(*values: object) -> tuple[bytes, ...]:
     return tuple(json.dumps(value).encode() for value in values)
 
@@ -173,7 +203,7 @@ TARGETS: dict[str, Target] = {
         (BadModel,),
         _json(_LLAMA, _OPT, _GPT2),
     ),
-    "weights": Target(_weights, (BadModel,), (b"\x08\0\0\0\0\0\0\0{}      ",)),
+    "weights": Target(_weights, (BadModel,), (_WEIGHTS,)),
     "request_trace": Target(
         _in_file("trace.jsonl", read_trace), (BadWorkload,), (b'{"arrival_s": 0.5, "input_len": 3, "output_len": 2}\n',)
     ),
@@ -188,7 +218,7 @@ TARGETS: dict[str, Target] = {
         (BadPlacement,),
         (b"2x tp2,pp1 + 1x tp1,pp1", b"2x tp1,pp1 colocated"),
     ),
-    "span_file": Target(_in_file("spans/gateway.jsonl", lambda folder: list(calls_in(folder))), (), (b"{}\n",)),
+    "span_file": Target(_in_file("spans/gateway-1.jsonl", _spans), (), (_SPAN_LINE,)),
 }
 
 

@@ -2,7 +2,9 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from resource import RLIMIT_FSIZE, getrlimit, setrlimit
 from typing import Any
 
 import pytest
@@ -75,6 +77,27 @@ def test_a_folder_that_cannot_be_written_loses_spans_and_says_so_once(tmp_path: 
         assert exporter.export(spans) is SpanExportResult.FAILURE
         assert exporter.export(spans) is SpanExportResult.FAILURE
     assert [line["event"] for line in logged] == ["traces_not_written"]
+
+
+def test_a_full_disk_leaves_no_part_of_a_line_behind(tmp_path: Path, spans: tuple[ReadableSpan, ...]):
+    exporter = TraceFile(tmp_path, "prefill-1")
+    assert exporter.export(spans) is SpanExportResult.SUCCESS
+    size = (tmp_path / "prefill-1.jsonl").stat().st_size
+    with files_of_at_most(size + size // 2):
+        assert exporter.export(spans) is SpanExportResult.FAILURE
+    assert exporter.export(spans) is SpanExportResult.SUCCESS
+    assert len(list(read(tmp_path / "prefill-1.jsonl"))) == 2 * len(spans)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """A write that goes beyond takes a part, and the next one is refused: as on a full disk."""
+    limits = getrlimit(RLIMIT_FSIZE)
+    setrlimit(RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        setrlimit(RLIMIT_FSIZE, limits)
 
 
 def test_stopping_writes_what_still_waits(tmp_path: Path):

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from structlog.testing import capture_logs
 
 from shared.telemetry import traces
 from shared.telemetry.trace_file import TraceFile
@@ -50,3 +52,23 @@ def test_a_line_that_is_being_written_is_left_for_the_next_look(tmp_path: Path):
     path.write_text(line + line[:-40])
     assert len(calls_in(tmp_path)) == 1
     assert calls_in(tmp_path / "nothing here") == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"resourceSpans": [{"resource": {}, "scopeSp{"resourceSpans": []}',
+        b"\xff\xfe a",
+        b'{"resourceSpans": [{}]} a',
+        b'{"a": 1}',
+    ],
+)
+def test_a_line_that_nobody_can_read_is_left_out_and_mentioned_once(tmp_path: Path, line: bytes):
+    path = tmp_path / "gateway-1.jsonl"
+    path.write_bytes(line + b" " + traces.REQUEST_ID.encode() + b"\n")
+    record(tmp_path, "gateway-1", traces.CHAT_COMPLETIONS, **{traces.REQUEST_ID: "a"})
+    with capture_logs() as logged:
+        (call,) = calls_in(tmp_path)
+        assert spans_in(tmp_path, [call.trace])[call.trace] == [call]
+        assert calls_in(tmp_path) == [call]
+    assert [line["event"] for line in logged] == ["trace_lines_skipped"]

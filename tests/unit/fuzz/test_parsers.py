@@ -44,6 +44,11 @@ def test_every_seed_is_taken_and_what_is_near_it_is_taken_or_refused(target: str
             TARGETS[target](mutated(seed, chance))
 
 
+def test_a_file_of_spans_is_looked_into() -> None:
+    target = TARGETS["span_file"]
+    assert [len(target.parse(seed)) for seed in target.seeds] == [2]  # found as a call, and as a span of its trace
+
+
 def mutated(data: bytes, chance: random.Random) -> bytes:
     """A few bytes changed, or a piece cut out, or doubled."""
     changed = bytearray(data)
