@@ -30,7 +30,7 @@ from shared.policy.finish import finish_of
 from shared.specs.ids import InstanceId, RequestId
 from shared.specs.sampling import Sampling
 
-MOST_FRUITLESS_ATTEMPTS = 5  # interruptions in a row that brought no more than a first token
+MOST_FRUITLESS_ATTEMPTS = 5  # interruptions in a row that brought no more than a first token; the next one is the end
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
 SILENCE_SECONDS = 1.0  # then the workers are asked; longer while a request is known to nobody, that is: queued
@@ -130,7 +130,7 @@ class RequestLife:
             case Refused():
                 return self._note_refusal(event, now)
             case RequestInterrupted():
-                return self._interrupted(event.attempt, event.reason, now)
+                return self._interrupted(event.attempt, now)
             case Unanswered():
                 return self._look_again(event.attempt, now)
             case Asked():
@@ -151,7 +151,7 @@ class RequestLife:
         if row.attempt != self.attempt or len(row.logprobs) != wanted_logprobs:
             return NONE
         if row.finish == "aborted":  # not by us: a worker gave it up
-            return self._interrupted(row.attempt, "aborted by a worker", now)
+            return self._interrupted(row.attempt, now)
         self._note_heard(now)
         if row.index > len(self.tokens):
             self._ahead.append(row)
@@ -215,7 +215,7 @@ class RequestLife:
         self._pauses += 1
         return (Submit(self.attempt, pause),)
 
-    def _interrupted(self, attempt: int, reason: str, now: float) -> Sequence[Effect]:
+    def _interrupted(self, attempt: int, now: float) -> Sequence[Effect]:
         if attempt != self.attempt:
             return NONE
         finish = finish_of(self.sampling, self.tokens[-1], len(self.tokens)) if self.tokens else None
@@ -225,7 +225,7 @@ class RequestLife:
         gained = len(self.tokens) - self._tokens_at_submit
         self._fruitless = 1 if gained > 1 else self._fruitless + 1  # prefill alone brings a first token
         if self._fruitless > MOST_FRUITLESS_ATTEMPTS:
-            error = unavailable(f"The request was interrupted {self._fruitless} times in a row, last: {reason}")
+            error = unavailable(f"The request was tried {self._fruitless} times in vain")
             return self._ended("failed", len(self.tokens), error, abort=True)
         return self._submit_again(now)
 

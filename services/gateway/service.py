@@ -147,6 +147,8 @@ class GatewayService:
                 self._aborts.see(row, now)
             else:
                 self._perform(live, live.life.step(row, now))
+                if isinstance(row, RequestInterrupted) and live.life.end is not None:  # why is not for the client
+                    log.warning("request_given_up", request_id=row.request, attempt=row.attempt, reason=row.reason)
 
     def _on_beat(self, beat: Beat) -> None:
         if beat.instance == self.instance:

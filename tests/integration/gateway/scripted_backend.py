@@ -34,6 +34,7 @@ class ScriptedBackend:
         self.token_seconds = 0.0
         self.refuse: Callable[[SubmitRequest], Refused | None] = lambda work: None
         self.queueing = False  # accept, but start nothing
+        self.failing_with = ""  # accept, then give it back for this reason
         self.submitted: list[SubmitRequest] = []
         self.aborted: list[AbortRequest] = []
         self.ended: list[RequestEnded] = []
@@ -84,7 +85,9 @@ class ScriptedBackend:
         refused = self.refuse(work)
         if refused is not None:
             return refused
-        if not self.queueing:
+        if self.failing_with:
+            await self._teller.interrupt(work, self.failing_with)
+        elif not self.queueing:
             self._tasks[work.request] = asyncio.create_task(self._generate(work))
         return Accepted(request=work.request, attempt=work.attempt)
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.gateway.config import GatewayConfig
 from services.gateway.errors import unavailable
@@ -62,6 +63,18 @@ async def test_a_request_whose_holder_is_lost_goes_on_without_a_seam(gateway: Ru
     assert len(attempts) > 1
     assert gateway.backend.submitted[-1].generated
     assert gateway.backend.ended[-1].attempt == attempts[-1]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_request_that_fails_again_and_again_is_given_up_and_why_is_told_in_the_log_alone(
+    gateway: RunningGateway, stream: bool
+) -> None:
+    gateway.backend.failing_with = reason = "the step failed: CUDA error in /opt/engine/step.py"
+    with capture_logs() as logs:
+        response = await gateway.http.post("/v1/chat/completions", json={**BODY, "stream": stream})
+    assert "tried 6 times in vain" in response.text
+    assert "CUDA" not in response.text
+    assert [entry["reason"] for entry in logs if entry["event"] == "request_given_up"] == [reason]
 
 
 async def test_lost_and_repeated_batches_leave_no_trace_in_the_answer(gateway: RunningGateway) -> None:
