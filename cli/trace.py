@@ -14,7 +14,6 @@ from shared.telemetry import trace_reader, traces
 from shared.telemetry.trace_reader import Span
 from shared.telemetry.waterfall import Waterfall, waterfalls
 
-SETTLE_SECONDS = traces.EXPORT_SECONDS + 0.5  # after a call's end; by then every service has written its spans
 POLL_SECONDS = 0.1
 
 RequestId = Annotated[
@@ -22,8 +21,14 @@ RequestId = Annotated[
 ]
 Last = Annotated[int, typer.Option("--last", min=0, metavar="N", help="Instead: the last N requests, in short.")]
 Slowest = Annotated[int, typer.Option("--slowest", min=0, metavar="N", help="Instead: the N that took longest.")]
-Ttft = Annotated[float | None, typer.Option("--slo-ttft", metavar="MS", help="Target for the time to first token.")]
-Tpot = Annotated[float | None, typer.Option("--slo-tpot", metavar="MS", help="Target for the time per output token.")]
+Ttft = Annotated[
+    float | None,
+    typer.Option("--slo-ttft", metavar="SECONDS", help="To the first token.", show_default="what the request had"),
+]
+Tpot = Annotated[
+    float | None,
+    typer.Option("--slo-tpot", metavar="SECONDS", help="For each further token.", show_default="what the request had"),
+]
 Traces = Annotated[
     Path | None, typer.Option(help="Folder of the trace files.", show_default="of the running or latest `up`")
 ]
@@ -40,13 +45,15 @@ def trace(
     """Show a request's waterfall: its stages, the gaps between them, its KV transfer, and what used up its targets."""
     if sum((bool(request_id), last > 0, slowest > 0)) != 1:
         raise Problem("name one request, or use --last N or --slowest N")
+    if not all(target is None or target > 0 for target in (slo_ttft, slo_tpot)):
+        raise Problem("a target must be more than 0 s")
     folder = folder or newest_with("traces", RUNS)
     if folder is None or not folder.is_dir():
         raise Problem("there are no traces: start `./distserve up` and send it a request")
     console = Console()
     if request_id:
         for waterfall in _of_request(folder, request_id):
-            trace_screen.show(console, waterfall, _seconds(slo_ttft), _seconds(slo_tpot))
+            trace_screen.show(console, waterfall, slo_ttft, slo_tpot)
     else:
         found = _all(folder)
         if not found:
@@ -56,13 +63,9 @@ def trace(
         trace_screen.show_list(console, by_end[-last:] if last else by_length[:slowest])
 
 
-def _seconds(milliseconds: float | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1e3
-
-
 def _of_request(folder: Path, request_id: str) -> list[Waterfall]:
     """Its services write what they recorded about once a second: a request that has just ended is waited for."""
-    deadline = time.monotonic() + SETTLE_SECONDS
+    deadline = time.monotonic() + traces.SETTLE_SECONDS
     while not (calls := _calls_known_as(folder, request_id)):
         if time.monotonic() >= deadline:
             raise Problem(
@@ -70,8 +73,8 @@ def _of_request(folder: Path, request_id: str) -> list[Waterfall]:
                 "`./distserve trace --last 10` lists the latest ones"
             )
         time.sleep(POLL_SECONDS)
-    settled_at = max(call.end_ns for call in calls) / 1e9 + SETTLE_SECONDS
-    time.sleep(max(0.0, min(SETTLE_SECONDS, settled_at - time.time())))
+    settled_at = max(call.end_ns for call in calls) / 1e9 + traces.SETTLE_SECONDS
+    time.sleep(max(0.0, min(traces.SETTLE_SECONDS, settled_at - time.time())))
     spans = trace_reader.spans_in(folder, {call.trace for call in calls})
     found = [one for call in calls for one in waterfalls(call, spans[call.trace])]
     return [one for one in found if one.request == request_id.partition("cmpl-")[2]] or found

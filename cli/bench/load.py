@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import aiohttp
 
@@ -29,7 +29,6 @@ class Run:
     seconds: float = 0.0  # since then
     stopped: bool = False  # before all had an answer
     cpu_seconds: float = 0.0  # of this process, since second 0
-    _zero: float = field(default=0.0, repr=False)
 
     @property
     def counted(self) -> list[Answer]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from shared.telemetry import trace_reader, traces
 from shared.telemetry.waterfall import waterfalls
 
-SETTLE_SECONDS = traces.EXPORT_SECONDS + 0.5  # by then every service has written its spans
 PAPER = ("prefill queue", "prefill", "KV transfer", "decode queue", "decode")
 REST = "rest"  # HTTP, tokenizer, scheduler, bus
 
@@ -16,7 +15,7 @@ def stages_of_runs(folder: Path | None, names: list[str]) -> list[dict[str, floa
     """For each run, by its name: mean seconds of a request by stage. Empty where nothing is known."""
     if folder is None or not folder.is_dir():
         return [{} for _ in names]
-    time.sleep(SETTLE_SECONDS)
+    time.sleep(traces.SETTLE_SECONDS)
     calls = [(call, _run_of(call)) for call in trace_reader.calls_in(folder)]
     ours = [(call, run) for call, run in calls if run in names]
     spans = trace_reader.spans_in(folder, {call.trace for call, _ in ours})

@@ -61,6 +61,7 @@ OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 
 QUEUED_SPANS = 16384  # a full queue drops spans; the library's 2048 is less than a second of a loaded instance
 EXPORT_SECONDS = 1.0  # at most, from a span's end to its export
+SETTLE_SECONDS = EXPORT_SECONDS + 0.5  # after a call's end; by then every service has written its spans
 STOP_SECONDS = 3.0
 
 _NOTHING_TO_DO = nullcontext()
