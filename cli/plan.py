@@ -24,6 +24,7 @@ from services.scheduler.planner.goodput import Promise
 from services.scheduler.planner.plan import make_plan
 from services.scheduler.planner.search import CHUNKED, Question
 from services.scheduler.simulator.placement import parse_placement
+from services.scheduler.simulator.workload import read_trace
 
 NETWORKS = {"high": 100.0, "low": 3.125}  # GB/s between nodes: 800 and 25 Gbit/s
 DRAWN = 4  # placements
@@ -52,7 +53,7 @@ def plan(
     slo_ttft: options.SloTtft = 0.25,
     slo_tpot: options.SloTpot = 0.1,
     target: options.Share = 0.9,
-    requests: options.Requests = None,
+    requests: options.RequestsForPlan = None,
     seeds: options.Seeds = 3,
     seed: options.Seed = 0,
     cv: options.Cv = None,
@@ -69,11 +70,12 @@ def plan(
         out_file.make_way(out)
     try:
         trace = options.trace_path(trace, workload)
+        count = requests or _most_requests(trace)
         question = Question(
             profile=loaded,
             model=loaded.model(model),
             cluster=Cluster(gpus_per_node, nodes),
-            traces=tuple(options.draws_at_unit_rate(trace, workload, requests or 4000, seed, cv, seeds)),
+            traces=tuple(options.draws_for_goodput(trace, workload, count, seed, cv, seeds)),
             promise=Promise(ttft=slo_ttft, tpot=slo_tpot, share=target),
             rate=options.recorded_rate(trace) if rate is None else rate,
             across_nodes=across,
@@ -106,6 +108,11 @@ def _plot(question: Question, rows: list[dict[str, Any]], pool: Executor, file: 
     promise = question.promise
     title = f"{question.model.name}, {question.traces[0].name}: TTFT {promise.ttft:g} s, TPOT {promise.tpot:g} s"
     plot_plan(rows, curves, promise.share, title, file)
+
+
+def _most_requests(trace: Path | None) -> int:
+    """A trace of many hours goes to every process with every search: its head is enough."""
+    return options.FOR_A_PLAN if trace is None else min(options.FOR_A_PLAN, len(read_trace(trace)))
 
 
 def _network(text: str) -> float:

@@ -19,7 +19,7 @@ from services.scheduler.simulator.placement import parse_placement
 from services.scheduler.simulator.simdistserve import simulate_as_authors
 from services.scheduler.simulator.simulation import Setup
 from services.scheduler.simulator.simulation import simulate as run_simulation
-from services.scheduler.simulator.workload import Trace, read_trace
+from services.scheduler.simulator.workload import Trace
 
 Rate = Annotated[
     float | None, typer.Option("--rate", help="Requests per second.", show_default="as recorded, or 1 for a workload")
@@ -94,7 +94,7 @@ def goodput(
     slo_ttft: options.SloTtft = 0.25,
     slo_tpot: options.SloTpot = 0.1,
     target: options.Share = 0.9,
-    requests: options.Requests = None,
+    requests: options.RequestsForRate = None,
     seeds: options.Seeds = 3,
     seed: options.Seed = 0,
     cv: options.Cv = None,
@@ -117,9 +117,9 @@ def goodput(
             raise ValueError("targets that every rate keeps: one of them must be finite")
         wanted = Promise(ttft=slo_ttft, tpot=slo_tpot, share=target)
         trace = options.trace_path(trace, workload)
-        if trace is not None and (requests is None or requests <= len(read_trace(trace))):
-            seeds = 1  # a trace as it is, or its head: there is no second draw
-        traces = options.draws_at_unit_rate(trace, workload, requests or (None if trace else 2000), seed, cv, seeds)
+        count = requests or (options.FOR_A_RATE if trace is None else None)
+        traces = options.draws_for_goodput(trace, workload, count, seed, cv, seeds)
+        seeds = len(traces)
         if compat is not None:
             found = goodput_as_authors(setup, traces, wanted, tolerance=0.01)
         else:

@@ -1,7 +1,7 @@
 """Options that `simulate`, `goodput` and `plan` share, and what is made of them."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -34,9 +34,16 @@ Workload = Annotated[
         help="chatbot, code, summarization, fixed:INPUT/OUTPUT, or recorded: what the last run of `up` has served.",
     ),
 ]
-Requests = Annotated[
-    int | None, typer.Option("--requests", min=1, help="How many.", show_default="the trace's, or 1000")
-]
+SIMULATED, FOR_A_RATE, FOR_A_PLAN = 1000, 2000, 4000  # requests, unless told otherwise
+
+
+def _requests(default: str) -> Any:
+    return typer.Option("--requests", min=1, help="How many.", show_default=default)
+
+
+Requests = Annotated[int | None, _requests(f"the trace's, or {SIMULATED}")]
+RequestsForRate = Annotated[int | None, _requests(f"the trace's, or {FOR_A_RATE}")]
+RequestsForPlan = Annotated[int | None, _requests(f"the trace's, {FOR_A_PLAN} at most")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of lengths and arrivals.")]
 Cv = Annotated[
     float | None,
@@ -107,7 +114,7 @@ def trace_path(file: Path | None, workload: str) -> Path | None:
 def requests_at_unit_rate(file: Path | None, workload: str, count: int | None, seed: int, cv: float | None) -> Trace:
     """From a file or drawn, at mean rate 1/s. More requests than a file has are drawn alike."""
     if file is None:
-        return draw(workload, count or 1000, seed, 1.0 if cv is None else cv)
+        return draw(workload, count or SIMULATED, seed, 1.0 if cv is None else cv)
     trace = read_trace(file)
     if count is None or count <= len(trace):
         return as_recorded(trace, count or len(trace), seed, cv)
@@ -123,6 +130,15 @@ def draws_at_unit_rate(
         return [first, *(requests_at_unit_rate(None, workload, count, seed + n, cv) for n in range(1, draws))]
     trace = read_trace(file)
     return [first, *(resample(trace, len(first), seed + n, cv) for n in range(1, draws))]
+
+
+def draws_for_goodput(
+    file: Path | None, workload: str, count: int | None, seed: int, cv: float | None, draws: int
+) -> list[Trace]:
+    """`count`: None: what a trace has. No more of it than it has: it is served as it is, once."""
+    if file is not None and (count is None or count <= len(read_trace(file))):
+        draws = 1
+    return draws_at_unit_rate(file, workload, count, seed, cv, draws)
 
 
 def recorded_rate(file: Path | None) -> float:

@@ -10,6 +10,7 @@ from cli.app import app
 from cli.plan_file import read_plan
 from cli.problems import Problem
 from cli.simulation_options import draws_at_unit_rate
+from services.scheduler.planner.search import Question
 
 PNG = b"\x89PNG"
 SHORT = ["--model", "opt-13b", "--requests", "200"]
@@ -66,6 +67,38 @@ def test_draws_of_a_trace_after_the_first_are_resampled(tmp_path: Path):
     (even,) = draws_at_unit_rate(file, "chatbot", 40, seed=1, cv=0, draws=1)
     assert even.inputs == recorded.inputs
     assert even.cv == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("asked", "served", "draws"), [((), 60, 1), (("--requests", "40"), 40, 1), (("--requests", "90"), 90, 3)]
+)
+def test_a_plan_for_a_trace_that_is_long_enough_serves_it_as_it_is_once(
+    asked: tuple[str, ...], served: int, draws: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = tmp_path / "calls.jsonl"
+    rows = [{"arrival_s": i, "input_len": 10 + i, "output_len": 20} for i in range(60)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seen: list[Question] = []
+
+    def make_plan(question: Question, workers: object) -> None:
+        seen.append(question)
+        raise Problem("enough is known")
+
+    monkeypatch.setattr("cli.plan.make_plan", make_plan)
+    with pytest.raises(Problem, match="enough is known"):
+        _run("plan", "--model", "opt-13b", "--trace", str(file), "--workers", "1", *asked)
+    traces = seen[0].traces
+    assert [len(trace) for trace in traces] == [served] * draws
+    assert (traces[0].inputs == list(range(10, 10 + served))) == (draws == 1)
+
+
+@pytest.mark.parametrize(
+    ("command", "default"), [("simulate", "or 1000"), ("goodput", "or 2000"), ("plan", "4000 at most")]
+)
+def test_help_says_how_many_requests_there_are(command: str, default: str):
+    said = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
+    (line,) = [line for line in said.splitlines() if "--requests" in line]
+    assert f"the trace's, {default}" in line
 
 
 def test_a_person_reads_a_table():
