@@ -45,8 +45,12 @@ def _judge_roles(beats: Sequence[Beat]) -> list[Finding]:
     for role, count in counts.items():
         if not count and not (role == "prefill" and colocated):
             found.append(problem("instances", f"no {role}", f"start one: requests need a {role} instance"))
-    if counts["scheduler"] > 1:
-        found.append(warning("instances", f"{counts['scheduler']} schedulers", "they share no queue: keep one"))
+    leading = sum(beat.role == "scheduler" and beat.term > 0 for beat in beats)
+    if counts["scheduler"] and leading != 1:
+        remedy = (
+            "one takes over within three seconds: ask again, and if it stays so see leadership_changed in their logs"
+        )
+        found.append(warning("instances", f"{leading} of {counts['scheduler']} schedulers lead", remedy))
     return found
 
 

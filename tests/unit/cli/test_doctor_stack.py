@@ -18,7 +18,7 @@ def heard(role: Role, *links: Link, lateness: float = 0.002, **changes: object) 
     return Heard(replace(beat, **changes), lateness)
 
 
-GATEWAY, SCHEDULER = heard("gateway"), heard("scheduler")
+GATEWAY, SCHEDULER = heard("gateway"), heard("scheduler", term=16)
 FLEET = [GATEWAY, SCHEDULER, heard("prefill"), heard("decode", LINK)]
 
 
@@ -54,9 +54,18 @@ def test_colocated_instances_need_no_prefill_instance():
     assert bad(judge_fleet([GATEWAY, SCHEDULER, heard("decode", colocated=True)], 9.0)) == []
 
 
-def test_two_schedulers_are_one_too_many():
-    second = heard("scheduler", instance=InstanceId("scheduler-2"))
-    assert bad(judge_fleet([*FLEET, second], 9.0)) == [("instances", "warning")]
+@pytest.mark.parametrize(("terms", "fine"), [((16, 0), True), ((0, 16, 0), True), ((0, 0), False), ((16, 32), False)])
+def test_of_several_schedulers_one_leads_and_the_others_stand_by(terms: tuple[int, ...], fine: bool):
+    schedulers = [
+        heard("scheduler", instance=InstanceId(f"scheduler-{number}"), term=term) for number, term in enumerate(terms)
+    ]
+    found = judge_fleet([GATEWAY, *schedulers, *FLEET[2:]], 9.0)
+    assert bad(found) == ([] if fine else [("instances", "warning")])
+
+
+def test_a_scheduler_alone_that_does_not_lead_is_a_warning():
+    found = judge_fleet([GATEWAY, heard("scheduler"), *FLEET[2:]], 9.0)
+    assert bad(found) == [("instances", "warning")]
 
 
 def test_an_instance_that_takes_no_work_says_why():
