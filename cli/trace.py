@@ -30,7 +30,10 @@ Tpot = Annotated[
     typer.Option("--slo-tpot", metavar="SECONDS", help="For each further token.", show_default="what the request had"),
 ]
 Traces = Annotated[
-    Path | None, typer.Option(help="Folder of the trace files.", show_default="of the running or latest `up`")
+    Path | None,
+    typer.Option(
+        envvar="DISTSERVE_TRACE_DIR", help="Folder of the trace files.", show_default="of the running or latest `up`"
+    ),
 ]
 
 

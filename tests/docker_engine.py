@@ -26,7 +26,7 @@ READY_SECONDS = 60
 def docker_engine() -> Iterator[None]:
     """One that runs, or one that the script starts and that is stopped at the end; else the test is skipped."""
     if _succeeds("docker", "info"):
-        _check_compose()
+        needs_compose()
         yield
         return
     if not ENGINE_SCRIPT.is_file() or os.geteuid() != 0:
@@ -36,7 +36,7 @@ def docker_engine() -> Iterator[None]:
         pytest.skip(f"no Docker engine can be started here: {done.stderr[-500:]}")
     os.environ["DOCKER_HOST"] = done.stdout.strip().rpartition("=")[2]
     try:
-        _check_compose()
+        needs_compose()
         yield
     finally:
         del os.environ["DOCKER_HOST"]
@@ -44,9 +44,9 @@ def docker_engine() -> Iterator[None]:
             subprocess.run([ENGINE_SCRIPT, "stop"], check=False)
 
 
-def _check_compose() -> None:
+def needs_compose() -> None:
     if not _succeeds("docker", "compose", "version") and not _succeeds("docker-compose", "version"):
-        pytest.skip("there is a Docker engine, but neither `docker compose` nor docker-compose")
+        pytest.skip("there is neither `docker compose` nor docker-compose")
 
 
 def _succeeds(*command: str) -> bool:
@@ -93,6 +93,10 @@ class ComposeStack:
         """New containers for a service, as for a new image."""
         options = ("--detach", "--no-deps", "--force-recreate", *_scales({service: count}))
         self._compose("up", *options, service, timeout_seconds=UP_SECONDS)
+
+    def run(self, service: str, *arguments: str) -> str:
+        """What a container of its own prints, which must end well."""
+        return self._compose("run", "--rm", "-T", "-e", "COLUMNS=200", service, *arguments)
 
     def containers(self, service: str = "") -> list[str]:
         """Ids of those that run."""

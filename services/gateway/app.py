@@ -29,7 +29,7 @@ def build_app(config: GatewayConfig, service: GatewayService, model: ServedModel
         targets=config.targets,
     )
     routes = Routes(service=service, model=model, prompts=prompts, body=body, started_at=int(time.time()))
-    watching = Watching(service, model, config.targets, config.trace_folder)
+    watching = Watching(service, model, config.targets, config.trace_folder, exported=config.traces_exported)
     router = Router(
         routes=[
             Route("/v1/chat/completions", ChatCompletions(generation), methods=["POST"]),

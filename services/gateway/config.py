@@ -10,6 +10,7 @@ from services.gateway.stream import Pace
 from services.gateway.targets import Admission, LatencyTargets
 from shared.bus.settings import BusSettings
 from shared.specs.settings import BadSetting, Environment
+from shared.telemetry.settings import TelemetrySettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +32,12 @@ class GatewayConfig:
     targets: LatencyTargets  # of requests that name none
     admission: Admission  # whom to refuse
     trace_folder: Path | None  # of all services' trace files, if they are here
+    traces_exported: bool  # they go to a collector
     drain_seconds: float  # on SIGTERM: for running answers to be complete
 
     @classmethod
     def from_env(cls, variables: Mapping[str, str]) -> "GatewayConfig":
-        env = Environment(variables)
+        env, telemetry = Environment(variables), TelemetrySettings.from_env(variables)
         model = env.required("MODEL", "a model folder or a Hugging Face hub id")
         try:
             bus = BusSettings.from_env(variables)
@@ -70,7 +72,8 @@ class GatewayConfig:
                 tpot_seconds=env.number("SLO_TPOT_MS", 0.0) / 1e3 or None,
             ),
             admission=env.choice("ADMISSION", "queue", ("queue", "slo")),
-            trace_folder=Path(traces) if (traces := env.text("TRACE_DIR", "")) else None,
+            trace_folder=None if telemetry.export_traces else telemetry.trace_folder,
+            traces_exported=telemetry.export_traces,
             drain_seconds=env.number("DRAIN_TIMEOUT", 30.0),
         )
 

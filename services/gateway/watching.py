@@ -22,15 +22,27 @@ from shared.telemetry import trace_reader
 from shared.telemetry.waterfall import Waterfall, budgets, waterfalls
 
 PAGE = Path(__file__).parent / "page" / "index.html"
+SENT_AWAY = "Traces are not kept here: see the collector that they are sent to"
+NOT_RECORDED = (
+    "No traces are recorded: give all services one folder (DISTSERVE_TRACE_DIR), "
+    "or a collector (OTEL_EXPORTER_OTLP_ENDPOINT)"
+)
 
 
 class Watching:
     def __init__(
-        self, service: GatewayService, model: ServedModel, targets: LatencyTargets, trace_folder: Path | None
+        self,
+        service: GatewayService,
+        model: ServedModel,
+        targets: LatencyTargets,
+        trace_folder: Path | None,
+        *,
+        exported: bool,
     ) -> None:
-        """`trace_folder`: of all services' trace files, if they are here."""
+        """`trace_folder`: of all services' trace files, if they are here. `exported`: they go to a collector."""
         self._service, self._model, self._targets = service, model, targets
         self._trace_folder = trace_folder
+        self._no_traces = SENT_AWAY if exported else NOT_RECORDED
         self._page = PAGE.read_text()
         self._reading = asyncio.Lock()  # one waterfall at a time: it means reading files
 
@@ -72,7 +84,7 @@ class Watching:
         """The stages of a request that ended, as soon as all services have written theirs."""
         name = request.path_params["request"]
         if self._trace_folder is None:
-            raise ApiError(404, "Traces are not kept here: see the collector that they are sent to", code="no_traces")
+            raise ApiError(404, self._no_traces, code="no_traces")
         async with self._reading:
             found = await asyncio.to_thread(_read, self._trace_folder, name)
         if found is None:

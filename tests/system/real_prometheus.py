@@ -29,9 +29,15 @@ class Prometheus:
         return [one["value"][1] for one in answer.json()["data"]["result"]]
 
     def rules(self) -> int:
-        """How many have been loaded and evaluated without an error."""
-        groups = self._http.get("/api/v1/rules").json()["data"]["groups"]
-        return sum(rule["health"] in ("ok", "unknown") for group in groups for rule in group["rules"])
+        """How many there are, once each has been evaluated without an error."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            groups = self._http.get("/api/v1/rules").json()["data"]["groups"]
+            health = {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
+            if set(health.values()) == {"ok"}:
+                return len(health)
+            assert time.monotonic() < deadline, health
+            time.sleep(0.1)
 
     def until(self, expression: str, value: str) -> None:
         deadline = time.monotonic() + WAIT_SECONDS

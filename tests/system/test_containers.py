@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import httpx
 import openai
 import pytest
 from tokenizers import Tokenizer
@@ -123,6 +124,20 @@ def test_answers_through_the_published_port_have_the_tokens_of_an_engine_alone(
     stack: ComposeStack, expected: list[list[str]]
 ):
     assert [stream(stack.url, prompt) for prompt in PROMPTS] == expected
+
+
+def test_the_stages_of_a_request_are_shown_by_the_gateway_and_by_the_command_line(stack: ComposeStack):
+    body = {"model": "demo", "prompt": PROMPTS[0], "max_tokens": 8, "ignore_eos": True}
+    answer = httpx.post(f"{stack.url}/v1/completions", json=body, timeout=60).raise_for_status().json()["id"]
+    until(lambda: "KV transfer" in httpx.get(f"{stack.url}/ui/requests/{answer}", timeout=60).text)
+    assert "over cma" in stack.run("cli", "trace", answer)
+
+
+def test_the_doctor_looks_at_the_stack_from_a_container(stack: ComposeStack):
+    told = stack.run("cli", "doctor")
+    assert "1 gateway, 1 scheduler, 2 prefill, 2 decode" in told
+    assert "hears the beats alone" in told
+    assert "ucxx is not installed here" in told
 
 
 def test_every_pair_of_instances_moves_kv_over_cma(stack: ComposeStack):

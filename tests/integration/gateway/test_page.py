@@ -68,3 +68,4 @@ async def test_an_unknown_request_and_absent_traces_are_told_apart(locked: Runni
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "unknown_request")
     absent = await gateway.http.get("/ui/requests/any")
     assert (absent.status_code, absent.json()["error"]["code"]) == (404, "no_traces")
+    assert "DISTSERVE_TRACE_DIR" in absent.json()["error"]["message"]

@@ -41,3 +41,10 @@ def test_api_keys_come_from_a_file_too(tmp_path: Path) -> None:
     file.write_text(f"# who may\nsha256:{'0' * 64}  somebody\n\nplain\n")
     config = GatewayConfig.from_env({"DISTSERVE_MODEL": "m", "DISTSERVE_API_KEYS_FILE": str(file)})
     assert config.api_keys == (f"sha256:{'0' * 64}", "plain")
+
+
+def test_traces_that_go_to_a_collector_are_not_looked_for_in_the_folder() -> None:
+    variables = {"DISTSERVE_MODEL": "m", "DISTSERVE_TRACE_DIR": "/traces"}
+    assert GatewayConfig.from_env(variables).trace_folder == Path("/traces")
+    sent = GatewayConfig.from_env(variables | {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"})
+    assert (sent.trace_folder, sent.traces_exported) == (None, True)
