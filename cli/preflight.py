@@ -87,6 +87,18 @@ def _demo(models: Path) -> Path:
     return folder
 
 
+def downloaded(model: str) -> Path | None:
+    """Where a hub id lies on this machine; None: it is not here, or it is no hub id."""
+    if not HUB_ID.fullmatch(model) or Path(model).exists():
+        return None
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=MODEL_FILES, local_files_only=True))
+    except errors.LocalEntryNotFoundError:
+        return None
+
+
 def _download(model: str) -> Path:
     from huggingface_hub import errors, snapshot_download  # slow to import, and seldom needed
 

@@ -24,6 +24,7 @@ class Running:
     gateway_url: str
     nats_url: str
     operator_seed: str  # a file
+    model: str  # a folder
 
 
 class RunFolder:

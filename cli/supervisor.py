@@ -99,7 +99,9 @@ class Supervisor:
         url = f"nats://127.0.0.1:{port}"
         self._screen.part_ready("nats", url)
         operator = str(seed_file(self._folder.keys, "operator"))
-        self._folder.announce(Running(gateway_url=self._stack.url, nats_url=url, operator_seed=operator))
+        self._folder.announce(
+            Running(gateway_url=self._stack.url, nats_url=url, operator_seed=operator, model=self._stack.model)
+        )
         wanted = await self._wanted_parts(url)
         for part in with_metrics_ports(wanted, free_ports(len(wanted))):
             await self._keeper(part).start()

@@ -16,7 +16,7 @@ from cli.doctor import gpus as nvidia
 from cli.doctor import machine, machine_verdicts, stack, stack_verdicts
 from cli.doctor.findings import Finding, exit_status, ok, problem
 from cli.doctor.pair_report import PairReport
-from cli.preflight import DEMO, check_model, free_port
+from cli.preflight import DEMO, HUB_ID, check_model, downloaded, free_port
 from cli.problems import Problem
 from cli.run_folder import newest_running
 from shared.bus.settings import BusSettings
@@ -30,7 +30,10 @@ REINSTALL = "remove .venv and start ./distserve again: it is made anew"
 
 
 def doctor(
-    url: Annotated[str, typer.Option(help="The gateway.", show_default="the running ./distserve up, if any")] = "",
+    url: Annotated[
+        str,
+        typer.Option(envvar="DISTSERVE_URL", help="The gateway.", show_default="the running ./distserve up, if any"),
+    ] = "",
     nats: Annotated[str, typer.Option(envvar="NATS_URL", help="The NATS server.", show_default="as --url")] = "",
     key: Annotated[
         Path | None,
@@ -41,8 +44,14 @@ def doctor(
         typer.Option(envvar="NATS_CA_FILE", metavar="FILE", help="Certificate authority of a tls:// server."),
     ] = None,
     model: Annotated[
-        str, typer.Option(envvar="DISTSERVE_MODEL", metavar="FOLDER", help="A model folder to look at.")
-    ] = DEMO,
+        str,
+        typer.Option(
+            envvar="DISTSERVE_MODEL",
+            metavar="MODEL",
+            help="What to look at: a folder, a hub id, `demo`.",
+            show_default="what the running ./distserve up serves, or demo",
+        ),
+    ] = "",
     strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 for warnings too.")] = False,
 ) -> None:
     """Look at this machine and at a running stack, and say what to do. Exit status 1: there is a problem."""
@@ -50,10 +59,12 @@ def doctor(
     if running is not None and not nats:
         url, nats = url or running.gateway_url, running.nats_url
         key = key or Path(running.operator_seed)
+        model = model or running.model
     console = Console()
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # it provokes refusals; the table tells them
     with console.status("Looking at the machine"):
-        findings, pair = look_at_machine(model)
+        beside = bool(url or nats)
+        findings, pair = look_at_machine(model or ("" if beside else DEMO), loaded=beside)
     if url or nats:
         with console.status("Listening to the stack"):
             findings += asyncio.run(look_at_stack(url, nats, key, ca, pair))
@@ -64,23 +75,34 @@ def doctor(
     raise typer.Exit(exit_status(findings, strict=strict))
 
 
-def look_at_machine(model: str) -> tuple[list[Finding], PairReport | None]:
-    """The findings, and what two processes of this machine make of moving KV."""
+def look_at_machine(model: str, *, loaded: bool) -> tuple[list[Finding], PairReport | None]:
+    """The findings, and what two processes of this machine make of moving KV.
+
+    `model`: "" if it is not known. `loaded`: a running stack has it.
+    """
     findings = machine_verdicts.judge_python(machine.read_python(ROOT))
     gpus, gpu_findings = _look_at_gpus()
     resources = machine.read_resources()
     findings += [*machine_verdicts.judge_resources(resources, len(gpus)), *gpu_findings]
-    findings.append(_probed("UCX", lambda: machine_verdicts.judge_transports(machine.ucx_transports(ROOT), len(gpus))))
     pair: PairReport | None = None
+    if machine.has_ucxx():
+        transports, pair = _look_at_ucx(len(gpus))
+        findings += transports
+    else:
+        findings.append(ok("UCX", "not tried: ucxx is not installed here. The instances try every link themselves"))
+    if model:
+        findings.append(_look_at_model(model, resources.memory_bytes, loaded=loaded))
+    return findings, pair
+
+
+def _look_at_ucx(gpus: int) -> tuple[list[Finding], PairReport | None]:
+    findings = [_probed("UCX", lambda: machine_verdicts.judge_transports(machine.ucx_transports(ROOT), gpus))]
     try:
         pair = machine.kv_pair(ROOT)
     except machine.ProbeFailed as error:
-        findings.append(problem("KV between processes", str(error), REINSTALL))
-    else:
-        findings += machine_verdicts.judge_memory_access(machine.read_isolation(), pair.memory_access)
-        findings.append(machine_verdicts.judge_pair(pair))
-    findings.append(_look_at_model(model, resources.memory_bytes))
-    return findings, pair
+        return [*findings, problem("KV between processes", str(error), REINSTALL)], None
+    findings += machine_verdicts.judge_memory_access(machine.read_isolation(), pair.memory_access)
+    return [*findings, machine_verdicts.judge_pair(pair)], pair
 
 
 def _look_at_gpus() -> tuple[list[nvidia.Gpu], list[Finding]]:
@@ -99,16 +121,16 @@ def _probed(topic: str, judge: Callable[[], Finding]) -> Finding:
         return problem(topic, str(error), REINSTALL)
 
 
-def _look_at_model(model: str, memory_bytes: int) -> Finding:
-    folder = STATE / "models" / DEMO if model == DEMO else Path(model)
-    if model == DEMO and not folder.exists():
-        return ok("model", "the demo model, made by the first ./distserve up")
+def _look_at_model(model: str, memory_bytes: int, *, loaded: bool) -> Finding:
+    folder = STATE / "models" / DEMO if model == DEMO else downloaded(model) or Path(model)
+    if not folder.exists() and (model == DEMO or HUB_ID.fullmatch(model)):
+        return ok("model", f"{model}: made or downloaded by the first start")
     try:
         check_model(folder)
     except Problem as error:
         return problem("model", str(error), "give --model a Hugging Face folder with config, tokenizer and safetensors")
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return machine_verdicts.judge_weights(weights, memory_bytes, instances=2)
+    return machine_verdicts.judge_weights(model, weights, memory_bytes, instances=2, loaded=loaded)
 
 
 async def look_at_stack(

@@ -1,6 +1,7 @@
 """Reads the facts of this machine. Whatever cannot be read is said to be unknown, never an error."""
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -35,7 +36,6 @@ class PythonFacts:
 class Resources:
     cores: float  # that this process may use
     memory_bytes: int  # that are available now
-    shared_memory_bytes: int  # size of /dev/shm
     locked_memory_bytes: int | None  # that may be; None: unlimited
     open_files: int | None
 
@@ -83,11 +83,9 @@ def read_resources() -> Resources:
     cores = float(len(os.sched_getaffinity(0)))
     if len(quota) == 2 and quota[0].isdigit():
         cores = min(cores, int(quota[0]) / int(quota[1]))
-    shm = os.statvfs("/dev/shm") if Path("/dev/shm").exists() else None
     return Resources(
         cores=cores,
         memory_bytes=_available_memory(),
-        shared_memory_bytes=shm.f_blocks * shm.f_frsize if shm else 0,
         locked_memory_bytes=_limit(resource.RLIMIT_MEMLOCK),
         open_files=_limit(resource.RLIMIT_NOFILE),
     )
@@ -127,6 +125,10 @@ def _text(path: str) -> str:
         return Path(path).read_text()
     except OSError:
         return ""
+
+
+def has_ucxx() -> bool:
+    return importlib.util.find_spec("ucxx") is not None
 
 
 def ucx_transports(root: Path) -> list[str]:

@@ -10,7 +10,6 @@ from cli.doctor.pair_report import PairReport
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 FEW_CORES = 4
 LITTLE_MEMORY_BYTES = 2 << 30
-LITTLE_SHARED_MEMORY_BYTES = 1 << 30
 FEW_OPEN_FILES = 4096 + 256  # the gateway's DISTSERVE_MAX_REQUESTS, and what else it has open
 SHOWN = 5
 GIB = 1 << 30
@@ -38,7 +37,6 @@ def _some(names: Sequence[str]) -> str:
 
 def judge_resources(facts: Resources, gpus: int) -> list[Finding]:
     cores, memory = f"{facts.cores:g} to use", f"{facts.memory_bytes / GIB:.1f} GiB available"
-    shared = f"{facts.shared_memory_bytes / GIB:.2f} GiB"
     return [
         warning("cores", cores, "enough to try it; engines on the CPU and four services share them: expect slow steps")
         if facts.cores < FEW_CORES
@@ -46,9 +44,6 @@ def judge_resources(facts: Resources, gpus: int) -> list[Finding]:
         warning("memory", memory, "free some, or limit the KV cache with --kv-blocks")
         if facts.memory_bytes < LITTLE_MEMORY_BYTES
         else ok("memory", memory),
-        warning("shared memory", f"/dev/shm has {shared}", "NCCL needs more: ipc: host or shm_size in compose")
-        if gpus > 1 and facts.shared_memory_bytes < LITTLE_SHARED_MEMORY_BYTES
-        else ok("shared memory", f"/dev/shm has {shared}"),
         _judge_locked_memory(facts.locked_memory_bytes, gpus),
         _judge_open_files(facts.open_files),
     ]
@@ -85,9 +80,7 @@ def judge_memory_access(facts: Isolation, error: str) -> list[Finding]:
         seen = f"{place}, the host's PID and IPC namespaces"
     found = [ok("namespaces", seen)]
     if facts.container and spaces:
-        share = (
-            "processes in other containers need the same ones: pid and ipc in compose (docker-compose.gpu.yml has them)"
-        )
+        share = "processes in other containers need the same ones: pid and ipc in compose (docker-compose.yml has them)"
         found = [warning("namespaces", seen, share)]
     if not error:
         return [*found, ok("process memory", "one process can read another's: CMA works")]
@@ -154,9 +147,12 @@ def judge_gpus(gpus: Sequence[Gpu], no_access: Sequence[tuple[int, int, str]]) -
     return found
 
 
-def judge_weights(weights_bytes: int, memory_bytes: int, instances: int) -> Finding:
-    """On the CPU, where every instance has its own copy."""
-    shown = f"weights of {weights_bytes / GIB:.2f} GiB, loaded by each of {instances} instances"
+def judge_weights(name: str, weights_bytes: int, memory_bytes: int, instances: int, *, loaded: bool) -> Finding:
+    """On the CPU, where every instance has its own copy. `loaded`: they are in a running stack's memory."""
+    shown = f"{name}: weights of {weights_bytes / GIB:.2f} GiB"
+    if loaded:
+        return ok("model", f"{shown}, in each instance of the running stack already")
+    shown += f", loaded by each of {instances} instances"
     if weights_bytes * instances > memory_bytes:
         return warning("model", shown, "that is more than the memory available: fewer instances, or a smaller model")
     return ok("model", shown)

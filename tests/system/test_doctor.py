@@ -23,4 +23,5 @@ def test_the_doctor_finds_the_running_stack_and_measures_every_pair(up: Callable
     assert "1 gateway, 1 scheduler, 2 prefill, 1 decode" in told.stdout
     assert len(re.findall(PAIR, told.stdout)) == 2
     assert "hears the beats alone" in told.stdout
+    assert "in each instance of the running stack already" in told.stdout
     assert running.stop() == 0, running.output

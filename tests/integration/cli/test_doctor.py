@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from cli.doctor import machine, stack
+from cli.doctor.command import look_at_machine
 from cli.keys import make_keys, seed_file
 from shared.bus.heart import Heart
 from shared.bus.nats import NatsBus
@@ -58,6 +59,16 @@ def test_a_probe_that_dies_is_a_failure_with_its_last_words(tmp_path: Path):
     (tmp_path / "shared" / "__init__.py").touch()
     with pytest.raises(machine.ProbeFailed, match=r"exit status 1: .*shared\.transport"):
         machine.ucx_transports(tmp_path)
+
+
+def test_without_ucxx_nothing_of_ucx_is_tried_and_the_reason_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine, "has_ucxx", lambda: False)
+    monkeypatch.setattr(machine, "_last_line", lambda *_: pytest.fail("a probe was started"))
+    findings, pair = look_at_machine("nobody/no-such-model", loaded=False)
+    told = {finding.topic: finding for finding in findings}
+    assert pair is None
+    assert (told["UCX"].status, "ucxx is not installed" in told["UCX"].fact) == ("ok", True)
+    assert (told["model"].status, "downloaded by the first start" in told["model"].fact) == ("ok", True)
 
 
 def test_the_facts_of_this_machine_can_be_read():

@@ -10,7 +10,9 @@ from cli.keys import make_keys
 from cli.problems import Problem
 from cli.run_folder import KEPT_RUNS, RunFolder, Running, newest_running
 
-RUNNING = Running(gateway_url="http://127.0.0.1:8000", nats_url="nats://127.0.0.1:4222", operator_seed="seed")
+RUNNING = Running(
+    gateway_url="http://127.0.0.1:8000", nats_url="nats://127.0.0.1:4222", operator_seed="seed", model="/models/m"
+)
 
 
 def test_it_keeps_the_logs_and_removes_what_only_the_run_needed(tmp_path: Path):

@@ -23,9 +23,7 @@ from shared.specs.ids import InstanceId
 from shared.transport.inventory import transports_in
 
 PYTHON = PythonFacts(version=(3, 12), missing=(), others=())
-ROOMY = Resources(
-    cores=16, memory_bytes=64 << 30, shared_memory_bytes=8 << 30, locked_memory_bytes=None, open_files=None
-)
+ROOMY = Resources(cores=16, memory_bytes=64 << 30, locked_memory_bytes=None, open_files=None)
 HOST = Isolation(container=False, own_pid_namespace=False, own_ipc_namespace=False, ptrace_scope=None, may_ptrace=False)
 LINK = Link(peer=InstanceId("prefill-1"), ok=True, transport="cma", gigabytes_per_second=5.0)
 GPU = Gpu(index=0, name="H100", memory_mebibytes=81559, used_mebibytes=0, driver="580")
@@ -49,16 +47,14 @@ def test_whatever_is_not_ok_comes_with_a_remedy():
     bad = [
         *judge_python(replace(PYTHON, missing=("httpx",), others=("torch 1 instead of 2",))),
         *judge_python(replace(PYTHON, version=(3, 10))),
-        *judge_resources(
-            Resources(cores=1, memory_bytes=1, shared_memory_bytes=1, locked_memory_bytes=1, open_files=1), 2
-        ),
+        *judge_resources(Resources(cores=1, memory_bytes=1, locked_memory_bytes=1, open_files=1), 2),
         *judge_memory_access(replace(HOST, container=True, own_pid_namespace=True), "EPERM"),
         judge_transports(["tcp"], 0),
         judge_pair(PairReport(structs.replace(LINK, detail="slow"), "", 9.0)),
         *judge_gpus([replace(GPU, used_mebibytes=80000)], [(0, 1, "NS")]),
     ]
     bad = [finding for finding in bad if finding.status != "ok"]
-    assert len(bad) == 14
+    assert len(bad) == 13
     assert all(finding.remedy for finding in bad)
 
 
@@ -70,7 +66,7 @@ def test_a_machine_as_it_should_be_gives_no_warning():
         judge_transports(["cma", "cuda_ipc", "tcp"], 8),
         judge_pair(PairReport(LINK, "", 9.0)),
         *judge_gpus([GPU, replace(GPU, index=1)], []),
-        judge_weights(10 << 30, 64 << 30, 2),
+        judge_weights("demo", 10 << 30, 64 << 30, 2, loaded=False),
     ]
     assert {finding.status for finding in good} == {"ok"}
 
@@ -96,11 +92,10 @@ def test_package_names_are_read_from_requirements_without_extras_and_versions():
     ]
 
 
-def test_small_shared_memory_and_memlock_matter_only_with_gpus():
-    small = replace(ROOMY, shared_memory_bytes=64 << 20, locked_memory_bytes=64 << 10)
+def test_little_memory_to_lock_matters_only_with_gpus():
+    small = replace(ROOMY, locked_memory_bytes=64 << 10)
     assert set(statuses(judge_resources(small, 0)).values()) == {"ok"}
-    found = statuses(judge_resources(small, 2))
-    assert (found["shared memory"], found["memlock"]) == ("warning", "warning")
+    assert statuses(judge_resources(small, 2))["memlock"] == "warning"
 
 
 @pytest.mark.parametrize(
@@ -168,8 +163,16 @@ def test_pairs_without_peer_access_are_read_from_the_matrix(text: str, pairs: li
 
 
 def test_weights_that_do_not_fit_twice_are_a_warning():
-    assert judge_weights(40 << 30, 64 << 30, 2).status == "warning"
-    assert judge_weights(30 << 30, 64 << 30, 2).status == "ok"
+    assert judge_weights("big", 40 << 30, 64 << 30, 2, loaded=False).status == "warning"
+    assert judge_weights("big", 30 << 30, 64 << 30, 2, loaded=False).status == "ok"
+
+
+def test_weights_that_a_running_stack_has_are_not_held_to_the_memory_that_it_left():
+    found = judge_weights("big", 40 << 30, 1 << 30, 2, loaded=True)
+    assert (found.status, found.fact) == (
+        "ok",
+        "big: weights of 40.00 GiB, in each instance of the running stack already",
+    )
 
 
 def test_the_exit_status_is_for_problems_and_if_strict_for_warnings():
