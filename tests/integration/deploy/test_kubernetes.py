@@ -157,6 +157,18 @@ def test_budgets_services_and_scaling_belong_to_a_deployment(manifests: Manifest
         assert scaler["spec"]["scaleTargetRef"]["name"] in deployments
 
 
+def test_to_apply_again_leaves_alone_what_the_autoscalers_have_set(manifests: Manifests):
+    scaled = {one["spec"]["scaleTargetRef"]["name"] for one in manifests.of("HorizontalPodAutoscaler").values()}
+    fixed = {name for name, one in manifests.of("Deployment").items() if "replicas" in one["spec"]}
+    assert scaled == {"gateway", "prefill", "decode"}
+    assert scaled.isdisjoint(fixed)
+
+
+def test_a_job_that_is_done_goes_away_as_it_could_not_be_changed(manifests: Manifests):
+    for job in manifests.of("Job").values():
+        assert job["spec"]["ttlSecondsAfterFinished"] >= 1800, "the documented wait for its completion finds it"
+
+
 def test_images_are_those_that_are_built_here(manifests: Manifests):
     built = {one.get("image") for one in yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()}
     for name, pod in manifests.pods():
