@@ -43,6 +43,7 @@ STAGE_BUCKETS = (
     *(15.0, 20.0, 30.0, 60.0, 120.0, 240.0, 480.0, 960.0),
 )
 MOMENT_BUCKETS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0)
+TRANSFER_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 TOKENS_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 VLLM_FINISHED_REASONS: dict[Outcome, str] = {"stop": "stop", "length": "length", "aborted": "abort", "failed": "error"}
@@ -228,7 +229,7 @@ class DecodeMetrics(WorkerMetrics):
         )
         self.transfers_failed = self._counter("distserve_kv_transfer_failures_total", "KV transfers that failed")
         self._transfer_seconds = self._histogram(
-            "distserve_kv_transfer_seconds", "One KV transfer, first to last byte", MOMENT_BUCKETS, "transport"
+            "distserve_kv_transfer_seconds", "One KV transfer, first to last byte", TRANSFER_BUCKETS, "transport"
         )
         self._transfer_bytes = self._counter("distserve_kv_transfer_bytes_total", "KV bytes received", "transport")
 

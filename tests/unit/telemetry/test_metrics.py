@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from shared.specs.ids import InstanceId
@@ -66,3 +68,15 @@ def test_first_token_latencies_below_a_third_of_a_second_can_be_told_apart():
         if name == "vllm:time_to_first_token_seconds_bucket"
     }
     assert len([bound for bound in bounds if bound < 0.3]) >= 12
+
+
+def test_a_slow_kv_transfer_can_be_told_from_one_that_nearly_missed_its_deadline():
+    metrics = DecodeMetrics(InstanceId("decode-1"), "tiny")
+    for seconds in (0.0008, 0.03, 0.09, 0.4, 3.0, 9.0):
+        metrics.kv_received("cma", 1, seconds)
+    name = "distserve_kv_transfer_seconds_bucket"
+    found = samples(metrics)
+    bounds = sorted((dict(labels)["le"] for key, labels in found if key == name), key=float)
+    counts = [value(metrics, name, transport="cma", le=bound) for bound in bounds]
+    assert {after - before for before, after in pairwise([0.0, *counts])} == {0, 1}, "no two fall together"
+    assert counts[-2] == 6, "the deadline, 10 s, is the last bound"
