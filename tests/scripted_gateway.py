@@ -4,11 +4,14 @@ import asyncio
 import itertools
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from shared.bus.heart import Heart
 from shared.bus.interface import Bus, BusTimeout, NoResponder
 from shared.messages.instances import Beat
 from shared.messages.requests import AbortRequest, Accepted, Refused, RequestEnded, SubmitRequest
-from shared.messages.tokens import Finish, RequestInterrupted, TokenBatch, TokenLogprobs, TokenRow
+from shared.messages.sealed import new_seal_key, unseal
+from shared.messages.tokens import Finish, RequestInterrupted, Sealed, TokenBatch, TokenLogprobs, TokenRow
 from shared.specs.ids import InstanceId, RequestId
 from shared.specs.sampling import Sampling
 
@@ -43,6 +46,7 @@ class Answer:
 class ScriptedGateway:
     def __init__(self, bus: Bus, name: str = "gateway-5c217ed0") -> None:
         self.instance = InstanceId(name)
+        self.seal_key = new_seal_key()
         self._bus = bus
         self._answers: dict[RequestId, Answer] = {}
         self._works: dict[RequestId, SubmitRequest] = {}
@@ -50,8 +54,8 @@ class ScriptedGateway:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        subject = TokenBatch.SUBJECT.format(gateway=self.instance)
-        await self._bus.subscribe(subject, self._tokens, TokenBatch, RequestInterrupted)
+        subject = Sealed.SUBJECT.format(gateway=self.instance)
+        await self._bus.subscribe(subject, self._told, Sealed, RequestInterrupted)
         heart = Heart(self._bus, lambda number: Beat(instance=self.instance, role="gateway", number=number))
         self._own(heart.run())
 
@@ -69,6 +73,7 @@ class ScriptedGateway:
             model=model,
             prompt=tuple(prompt),
             sampling=sampling,
+            seal_key=self.seal_key,
         )
         self._answers[request], self._works[request] = Answer(request), work
         await self._send(work)
@@ -98,9 +103,9 @@ class ScriptedGateway:
                     raise RequestRefused(f"{reply.reason}: {reply.message}")
                 return
 
-    async def _tokens(self, message: TokenBatch | RequestInterrupted) -> None:
-        if isinstance(message, TokenBatch):
-            for row in message.rows:
+    async def _told(self, message: Sealed | RequestInterrupted) -> None:
+        if isinstance(message, Sealed):
+            for row in unseal(message, self.seal_key, TokenBatch).rows:
                 await self._row(row)
             return
         answer, work = self._answers[message.request], self._works[message.request]
@@ -110,16 +115,7 @@ class ScriptedGateway:
         elif message.attempt == answer.attempt and answer.finish is None:
             answer.attempt += 1
             answer.interruptions.append(message.reason)
-            again = SubmitRequest(
-                request=work.request,
-                attempt=answer.attempt,
-                gateway=self.instance,
-                model=work.model,
-                prompt=work.prompt,
-                generated=tuple(answer.tokens),
-                sampling=work.sampling,
-            )
-            self._own(self._send(again))
+            self._own(self._send(replace(work, attempt=answer.attempt, generated=tuple(answer.tokens))))
 
     async def _row(self, row: TokenRow) -> None:
         answer = self._answers[row.request]

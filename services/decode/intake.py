@@ -172,7 +172,7 @@ class Intake:
             failure = str(error)
         except Exception as error:  # whatever it was: a request that nobody works on must not look taken
             log.exception("kv_pull_failed", request_id=owner.request)
-            failure = repr(error)
+            failure = type(error).__name__
         finally:
             self._filling.remove(arrival)
             self._changed.set()

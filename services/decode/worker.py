@@ -105,7 +105,7 @@ class DecodeWorker:
             self._metrics.steps_failed.inc()
             log.exception("decode_step_failed", sequences=len(pieces), given_back=len(culprits))
             for member, _ in culprits:
-                await self._give_back(member, f"decode failed: {error}")
+                await self._give_back(member, f"decode failed: {type(error).__name__}")
             return
         self._failures.succeeded()
         self._metrics.step_ended(self._engine.step_seconds, sum(count for _, count in pieces))

@@ -12,7 +12,8 @@ from services.gateway.topology import Topology
 from shared.bus.interface import Bus, BusError, NoResponder
 from shared.messages.codec import MalformedMessage
 from shared.messages.instances import Beat
-from shared.messages.tokens import ResumedTokens, ResumeTokens, TokenBatch, TokenRow, Want
+from shared.messages.sealed import unseal
+from shared.messages.tokens import ResumedTokens, ResumeTokens, Sealed, TokenBatch, TokenRow, Want
 from shared.policy.presence import Echo
 from shared.specs.ids import InstanceId, RequestId
 
@@ -29,9 +30,15 @@ class Resync:
     """One round of questions at a time: every instance that may hold a request is asked about all that are in doubt."""
 
     def __init__(
-        self, bus: Bus, gateway: InstanceId, topology: Topology, feed: Callable[[RequestLife, Event], None]
+        self,
+        bus: Bus,
+        gateway: InstanceId,
+        seal_key: bytes,
+        topology: Topology,
+        feed: Callable[[RequestLife, Event], None],
     ) -> None:
-        self._bus, self._gateway, self._topology, self._feed = bus, gateway, topology, feed
+        self._bus, self._gateway, self._seal_key = bus, gateway, seal_key
+        self._topology, self._feed = topology, feed
         self._doubtful: dict[RequestId, RequestLife] = {}
         self._wanted = asyncio.Event()
         self._next_step: dict[InstanceId, int] = {}
@@ -99,10 +106,14 @@ class Resync:
         subject = ResumeTokens.SUBJECT.format(role=beat.role, instance=beat.instance)
         question = ResumeTokens(gateway=self._gateway, wants=wants)
         try:
-            return await self._bus.request(subject, question, ResumedTokens, timeout_seconds=ANSWER_SECONDS)
+            answer = await self._bus.request(subject, question, Sealed, ResumedTokens, timeout_seconds=ANSWER_SECONDS)
+            return unseal(answer, self._seal_key, ResumedTokens) if isinstance(answer, Sealed) else answer
         except NoResponder:  # it is gone, and knows nothing any more
             return ResumedTokens(source=beat.instance, step=0, rows=())
-        except (BusError, MalformedMessage):
+        except MalformedMessage as error:
+            self._bus.troubles.note("bus_malformed_message", error, subject)
+            return None
+        except BusError:
             return None
 
     def _forget_lost_sources(self) -> None:

@@ -25,7 +25,8 @@ from shared.bus.interface import Bus, BusError
 from shared.messages.codec import MalformedMessage
 from shared.messages.instances import Beat, Load
 from shared.messages.requests import AbortRequest, Accepted, Refused, RequestEnded, SubmitRequest
-from shared.messages.tokens import RequestInterrupted, TokenBatch
+from shared.messages.sealed import new_seal_key, unseal
+from shared.messages.tokens import RequestInterrupted, Sealed, TokenBatch
 from shared.policy.terms import Terms
 from shared.specs.ids import InstanceId, RequestId
 from shared.specs.sampling import Sampling
@@ -62,7 +63,8 @@ class GatewayService:
         self._live: dict[RequestId, LiveRequest] = {}
         self._aborts = Aborts()
         self._terms = Terms()
-        self._resync = Resync(bus, instance, self.topology, self._feed_life)
+        self._seal_key = new_seal_key()
+        self._resync = Resync(bus, instance, self._seal_key, self.topology, self._feed_life)
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- for the HTTP side
@@ -116,8 +118,8 @@ class GatewayService:
 
     async def start(self) -> None:
         """Listen: afterwards no beat and no token is missed."""
-        tokens = TokenBatch.SUBJECT.format(gateway=self.instance)
-        await self._bus.hear(tokens, self._on_tokens, TokenBatch, RequestInterrupted)
+        tokens = Sealed.SUBJECT.format(gateway=self.instance)
+        await self._bus.hear(tokens, self._on_told, Sealed, RequestInterrupted)
         await self._bus.hear(Beat.SUBJECT.format(role="*", instance="*"), self._on_beat, Beat)
         self._bus.on_reconnect(self._on_reconnect)
 
@@ -136,6 +138,17 @@ class GatewayService:
             task.cancel()
 
     # --- from the bus
+
+    def _on_told(self, message: Sealed | RequestInterrupted) -> None:
+        if isinstance(message, RequestInterrupted):
+            self._on_tokens(message)
+            return
+        try:
+            batch = unseal(message, self._seal_key, TokenBatch)
+        except MalformedMessage as error:
+            self._bus.troubles.note("bus_malformed_message", error, Sealed.SUBJECT.format(gateway=self.instance))
+        else:
+            self._on_tokens(batch)
 
     def _on_tokens(self, message: TokenBatch | RequestInterrupted) -> None:
         if isinstance(message, TokenBatch) and self._resync.is_gap(message):
@@ -214,7 +227,7 @@ class GatewayService:
         self.feed(live, answer)
 
     def _work(self, live: LiveRequest) -> SubmitRequest:
-        work, ttft_seconds = live.life.work(), live.targets.ttft_seconds
+        work, ttft_seconds = replace(live.life.work(), seal_key=self._seal_key), live.targets.ttft_seconds
         if self._admission != "slo" or ttft_seconds is None or live.life.taken:
             return work
         left_seconds = ttft_seconds - (time.monotonic() - live.arrived_at)

@@ -163,7 +163,7 @@ class PrefillWorker:
             self._breakdown.note_failures(self._failures.in_a_row, error)
             self._metrics.steps_failed.inc()
             log.exception("prefill_step_failed", requests=len(batch))
-            await self._give_back(batch, f"prefill failed: {error}")
+            await self._give_back(batch, f"prefill failed: {type(error).__name__}")
             return
         self._computing = []
         self._failures.succeeded()

@@ -98,6 +98,8 @@ class Dispatcher:
         known = board.live.get(event.request)
         if known is None:
             return self._admit(event, event.resumed)
+        if known.gateway not in (NOBODY, event.gateway):
+            return [_refuse(event, "invalid", "another gateway has this request")]
         if event.attempt < known.attempt:
             return [_refuse(event, "invalid", f"attempt {known.attempt} of this request is here already")]
         if event.attempt == known.attempt:

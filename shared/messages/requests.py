@@ -9,6 +9,7 @@ from shared.specs.sampling import Sampling
 RefusalReason = Literal[
     "queue_full", "no_instance", "too_long", "unknown_model", "draining", "invalid", "deposed", "too_late"
 ]
+SEAL_KEY_BYTES = 32
 Outcome = Literal["stop", "length", "aborted", "failed"]
 
 
@@ -28,6 +29,11 @@ class SubmitRequest(Record, frozen=True, kw_only=True):
     generated: tuple[int, ...] = ()
     sampling: Sampling
     first_token_within: Number = 0.0  # seconds; refuse it if its first token will come later; 0: whenever it comes
+    seal_key: bytes = b""  # of SEAL_KEY_BYTES, this gateway process's own: what workers tell it is sealed with it
+
+    def __repr__(self) -> str:
+        """Neither the key nor the prompt, wherever it may be shown."""
+        return f"SubmitRequest({self.request!r}, attempt={self.attempt}, gateway={self.gateway!r})"
 
     @property
     def context_tokens(self) -> int:

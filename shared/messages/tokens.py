@@ -26,17 +26,26 @@ class TokenRow(Record, frozen=True, kw_only=True):
     finish: Finish | None = None  # with "stop" the last token is the stop token
 
 
-class TokenBatch(Record, frozen=True, kw_only=True):
-    """One message per engine step and gateway. `step` counts this source's messages to this gateway from 0."""
+class Sealed(Record, frozen=True, kw_only=True):
+    """A TokenBatch or ResumedTokens that only the gateway it is for can open (`shared.messages.sealed`)."""
 
     SUBJECT: ClassVar[str] = "ds.v1.tokens.{gateway}"
+    box: bytes
+
+
+class TokenBatch(Record, frozen=True, kw_only=True):
+    """One message per engine step and gateway. `step` counts this source's messages to this gateway from 0. Sealed."""
+
     source: InstanceId
     step: int
     rows: tuple[TokenRow, ...]
 
 
 class RequestInterrupted(Record, frozen=True, kw_only=True):
-    """Scheduler or worker -> gateway: its holder is lost, full or broken; submit it again with what you have."""
+    """Scheduler or worker -> gateway: its holder is lost, full or broken; submit it again with what you have.
+
+    Every gateway can read it: no reason tells anything of a prompt or an answer.
+    """
 
     SUBJECT: ClassVar[str] = "ds.v1.tokens.{gateway}"
     request: RequestId
@@ -60,6 +69,8 @@ class ResumeTokens(Record, frozen=True, kw_only=True):
 
 class ResumedTokens(Record, frozen=True, kw_only=True):
     """One row for every wanted request this instance holds or held (tokens may be empty); the rest are unknown to it.
+
+    A long row may end before all that is known is told: whoever misses the rest asks again. Sealed, if it has rows.
 
     `step` is the next TokenBatch.step for this gateway: batches below it are covered by the rows.
     """

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from shared.kv.layout import blocks_for
 from shared.messages.handoff import KvHandle
-from shared.messages.requests import Refused, SubmitRequest
+from shared.messages.requests import SEAL_KEY_BYTES, Refused, SubmitRequest
 from shared.specs.sampling import Sampling
 
 MOST_LOGPROBS = 20
@@ -36,6 +36,8 @@ def unsound(work: SubmitRequest, vocabulary: int) -> Refused | None:
     flaw = _flaw_of_sampling(work.sampling, len(work.generated), vocabulary)
     if not flaw and not work.prompt:
         flaw = "its prompt is empty"
+    if not flaw and len(work.seal_key) != SEAL_KEY_BYTES:
+        flaw = "it came without a key to seal its tokens with"
     if not flaw:
         flaw = _flaw_of_tokens(work.prompt, vocabulary) or _flaw_of_tokens(work.generated, vocabulary)
     return Refused.of(work, "invalid", flaw) if flaw else None

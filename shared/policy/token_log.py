@@ -7,49 +7,64 @@ the lost one.
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from shared.messages.tokens import Finish, ResumedTokens, ResumeTokens, TokenBatch, TokenLogprobs, TokenRow
 from shared.specs.ids import InstanceId, RequestId
+
+MOST_RESUMED_NUMBERS = 256 << 10  # tokens and log-probabilities of one answer, each 10 bytes at most: under max_payload
+
+
+class Recipient(NamedTuple):
+    """A gateway, and the key that came with a request of its: another may have used its name."""
+
+    gateway: InstanceId
+    seal_key: bytes
 
 
 @dataclass(slots=True)
 class _Told:
     attempt: int
-    gateway: InstanceId
+    to: Recipient
     start: int  # answer index of tokens[0]
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish: Finish | None = None
     ended_at: float = 0.0
 
-    def row(self, request: RequestId, index: int) -> TokenRow:
-        """Everything from `index` on; a later `index` than is known gives an empty row: "I have it, nothing new"."""
-        skip = min(max(0, index - self.start), len(self.tokens))
+    def row(self, request: RequestId, index: int, most_tokens: int) -> TokenRow:
+        """What is known from `index` on; a later `index` than is known gives an empty row: "I have it, nothing new"."""
+        first = min(max(0, index - self.start), len(self.tokens))
+        end = min(first + most_tokens, len(self.tokens))
         return TokenRow(
             request=request,
             attempt=self.attempt,
-            index=self.start + skip,
-            tokens=tuple(self.tokens[skip:]),
-            logprobs=tuple(self.logprobs[skip:]),
-            finish=self.finish,
+            index=self.start + first,
+            tokens=tuple(self.tokens[first:end]),
+            logprobs=tuple(self.logprobs[first:end]),
+            finish=self.finish if end == len(self.tokens) else None,
         )
+
+    @property
+    def numbers_per_token(self) -> int:
+        return 3 + 2 * max(len(one.top) for one in self.logprobs) if self.logprobs else 1
 
 
 class TokenLog:
-    """Collects the rows of a step into one TokenBatch per gateway and remembers them. Pure: times are given."""
+    """Collects the rows of a step into one TokenBatch per recipient and remembers them. Pure: times are given."""
 
     def __init__(self, source: InstanceId, keep_seconds: float = 60.0, most_ended: int = 4096) -> None:
         self._source = source
         self._keep_seconds, self._most_ended = keep_seconds, most_ended
         self._told: dict[RequestId, _Told] = {}
         self._ended: OrderedDict[RequestId, None] = OrderedDict()  # in the order of their end
-        self._pending: dict[InstanceId, list[TokenRow]] = {}
-        self._steps: dict[InstanceId, int] = {}
+        self._pending: dict[Recipient, list[TokenRow]] = {}
+        self._steps: dict[Recipient, int] = {}
 
-    def begin(self, request: RequestId, attempt: int, gateway: InstanceId, start: int) -> None:
+    def begin(self, request: RequestId, attempt: int, to: Recipient, start: int) -> None:
         """This instance now answers for the request; its answer goes on at index `start`."""
         self._ended.pop(request, None)
-        self._told[request] = _Told(attempt, gateway, start)
+        self._told[request] = _Told(attempt, to, start)
 
     def note(self, request: RequestId, token: int, logprobs: TokenLogprobs | None) -> None:
         """A token that another instance has told the gateway: known here, not told again."""
@@ -70,7 +85,7 @@ class TokenLog:
             finish=finish,
         )
         told.finish = finish
-        self._pending.setdefault(told.gateway, []).append(row)
+        self._pending.setdefault(told.to, []).append(row)
 
     def end(self, request: RequestId, finish: Finish, now: float) -> None:
         """Close the request's record. If its last row did not say so yet (an abort), a row without tokens does."""
@@ -80,7 +95,7 @@ class TokenLog:
         if told.finish is None:
             told.finish = finish
             index = told.start + len(told.tokens)
-            self._pending.setdefault(told.gateway, []).append(told.row(request, index))
+            self._pending.setdefault(told.to, []).append(told.row(request, index, most_tokens=0))
         told.ended_at = now
         self._ended[request] = None
 
@@ -91,24 +106,32 @@ class TokenLog:
             del self._told[request]
             self._ended.pop(request, None)
 
-    def batches(self) -> list[tuple[InstanceId, TokenBatch]]:
-        """What must now be published: at most one batch per gateway, whatever the number of requests."""
+    def batches(self) -> list[tuple[Recipient, TokenBatch]]:
+        """What must now be published: at most one batch per recipient, whatever the number of requests."""
         out = []
-        for gateway, rows in self._pending.items():
-            step = self._steps.get(gateway, 0)
-            self._steps[gateway] = step + 1
-            out.append((gateway, TokenBatch(source=self._source, step=step, rows=tuple(rows))))
+        for to, rows in self._pending.items():
+            step = self._steps.get(to, 0)
+            self._steps[to] = step + 1
+            out.append((to, TokenBatch(source=self._source, step=step, rows=tuple(rows))))
         self._pending.clear()
         return out
 
-    def resume(self, message: ResumeTokens) -> ResumedTokens:
-        rows = []
+    def resume(self, message: ResumeTokens) -> tuple[ResumedTokens, Recipient | None]:
+        """What is known of the wanted, and whom it is for, whoever may have asked; nobody if nothing is known."""
+        rows: list[TokenRow] = []
+        to: Recipient | None = None
+        room = MOST_RESUMED_NUMBERS
         for want in message.wants:
             told = self._told.get(want.request)
-            if told is not None and told.attempt == want.attempt and told.gateway == message.gateway:
-                rows.append(told.row(want.request, want.next_index))
-        step = self._steps.get(message.gateway, 0)
-        return ResumedTokens(source=self._source, step=step, rows=tuple(rows))
+            if told is None or told.attempt != want.attempt or told.to.gateway != message.gateway:
+                continue
+            to = to or told.to
+            if told.to == to:
+                row = told.row(want.request, want.next_index, room // told.numbers_per_token)
+                room -= len(row.tokens) * told.numbers_per_token
+                rows.append(row)
+        step = self._steps.get(to, 0) if to else 0
+        return ResumedTokens(source=self._source, step=step, rows=tuple(rows)), to
 
     def expire(self, now: float) -> None:
         """Drop the records of requests that ended long ago, or of the oldest when there are too many."""

@@ -7,8 +7,9 @@ import structlog
 
 from shared.bus.interface import Bus, BusError, Subscription
 from shared.messages.requests import SubmitRequest
-from shared.messages.tokens import Finish, RequestInterrupted, ResumedTokens, ResumeTokens, TokenBatch, TokenLogprobs
-from shared.policy.token_log import TokenLog
+from shared.messages.sealed import seal
+from shared.messages.tokens import Finish, RequestInterrupted, ResumedTokens, ResumeTokens, Sealed, TokenLogprobs
+from shared.policy.token_log import Recipient, TokenLog
 from shared.specs.ids import InstanceId, RequestId, role_of
 
 log = structlog.get_logger()
@@ -30,7 +31,7 @@ class Teller:
         return await self._bus.subscribe(subject, self._resume, ResumeTokens)
 
     def begin(self, work: SubmitRequest) -> None:
-        self._log.begin(work.request, work.attempt, work.gateway, len(work.generated))
+        self._log.begin(work.request, work.attempt, Recipient(work.gateway, work.seal_key), len(work.generated))
         self._settled.clear()
 
     def note(self, request: RequestId, token: int, logprobs: TokenLogprobs | None) -> None:
@@ -60,11 +61,11 @@ class Teller:
         """Publish what has been queued. A batch that cannot be sent stays in the log, and the gateway will ask."""
         async with self._flushing:
             self._log.expire(time.monotonic())
-            for gateway, batch in self._log.batches():
+            for to, batch in self._log.batches():
                 try:
-                    await self._bus.publish(TokenBatch.SUBJECT.format(gateway=gateway), batch)
+                    await self._bus.publish(Sealed.SUBJECT.format(gateway=to.gateway), seal(batch, to.seal_key))
                 except BusError as error:
-                    log.warning("tokens_not_sent", gateway=gateway, rows=len(batch.rows), error=str(error))
+                    log.warning("tokens_not_sent", gateway=to.gateway, rows=len(batch.rows), error=str(error))
 
     async def interrupt(self, work: SubmitRequest, reason: str) -> None:
         """Give the request back to its gateway, which submits it again with what it has."""
@@ -81,5 +82,6 @@ class Teller:
         if not self._log.live:
             self._settled.set()
 
-    async def _resume(self, message: ResumeTokens) -> ResumedTokens:
-        return self._log.resume(message)
+    async def _resume(self, message: ResumeTokens) -> Sealed | ResumedTokens:
+        resumed, to = self._log.resume(message)
+        return seal(resumed, to.seal_key) if to else resumed

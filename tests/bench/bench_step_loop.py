@@ -128,6 +128,7 @@ def decoding(engine: Engine, ledger: Ledger, teller: Teller, number: int, steps:
         model="bench",
         prompt=(7,) * CONTEXT,
         sampling=Sampling(max_tokens=steps, temperature=0.0),
+        seal_key=bytes(32),
     )
     teller.begin(work)
     arrival = Arrival(work, None, Context())

@@ -22,7 +22,8 @@ from shared.messages.codec import decode, encode
 from shared.messages.handoff import KvHandle, KvReady
 from shared.messages.instances import Beat, Capacity, Link, Load
 from shared.messages.requests import Accepted, RequestEnded, SubmitRequest
-from shared.messages.tokens import TokenBatch
+from shared.messages.sealed import seal
+from shared.messages.tokens import Sealed, TokenBatch, TokenRow
 from shared.messages.work import StartDecode, Started, StartPrefill
 from shared.specs.ids import BlockId, InstanceId, RequestId, Role
 from shared.specs.sampling import Sampling
@@ -72,10 +73,11 @@ async def _flood(stack: Stack, bus: NatsBus, streams: int, seconds: float) -> st
         await asyncio.sleep(0.01)
     began, index, cpu = time.monotonic(), 0, stack.cpu_seconds()["gateway"]
     connection = await nats.connect(stack.nats.url)
-    subject = TokenBatch.SUBJECT.format(gateway=works[0].gateway)
+    subject = Sealed.SUBJECT.format(gateway=works[0].gateway)
     while time.monotonic() - began < seconds and index < most:
-        rows = [[work.request, 0, index, [stack.token], [], None] for work in works]
-        await connection.publish(subject, msgspec.msgpack.encode(["TokenBatch", ["decode-bench", index, rows]]))
+        rows = [TokenRow(request=work.request, attempt=0, index=index, tokens=(stack.token,)) for work in works]
+        batch = TokenBatch(source=decode.instance, step=index, rows=tuple(rows))
+        await connection.publish(subject, encode(seal(batch, works[0].seal_key)))
         await asyncio.sleep(0)
         index += 1
         while min(len(client.call.read_at) for client in clients[:8]) < index - STEPS_AHEAD:  # noqa: ASYNC110

@@ -23,7 +23,7 @@ from shared.messages.codec import encode
 from shared.messages.handoff import KvExpired, KvReady, KvReleased, KvRenewed, LinkTest, PullBlocks
 from shared.messages.instances import Beat
 from shared.messages.requests import AbortRequest, Accepted, RequestEnded, SubmitRequest
-from shared.messages.tokens import RequestInterrupted, ResumeTokens, TokenBatch
+from shared.messages.tokens import RequestInterrupted, ResumeTokens, Sealed
 from shared.messages.work import StartDecode, StartPrefill
 from shared.specs.ids import RequestId
 from tests.nats_server import GUARDED, NatsServer
@@ -38,7 +38,7 @@ def of(role: str, template: str) -> str:
 
 BEATS = {role: of(role, Beat.SUBJECT) for role in ("gateway", "scheduler", "prefill", "decode")}
 RESUMES = {of("prefill", ResumeTokens.SUBJECT), of("decode", ResumeTokens.SUBJECT)}
-TOKENS = of("gateway", TokenBatch.SUBJECT)
+TOKENS = of("gateway", Sealed.SUBJECT)
 HANDOFF = {of("prefill", message.SUBJECT) for message in (PullBlocks, KvReleased, KvRenewed, LinkTest)}
 STARTS = {of("prefill", StartPrefill.SUBJECT), of("decode", StartDecode.SUBJECT)}
 TO_SCHEDULER = {KvReady.SUBJECT, KvExpired.SUBJECT, RequestEnded.SUBJECT}

@@ -13,10 +13,13 @@ from services.gateway.errors import unavailable
 from services.gateway.model import ServedModel
 from shared.bus.memory import MemoryBus
 from shared.messages.requests import AbortRequest, RefusalReason, Refused, SubmitRequest
-from shared.messages.tokens import TokenBatch
+from shared.messages.sealed import new_seal_key, seal, unseal
+from shared.messages.tokens import Sealed, TokenBatch, TokenRow
 from tests.integration.gateway.running_gateway import RunningGateway, eventually, run_gateway
+from tests.integration.gateway.scripted_backend import DECODE
 
 TEXT = "one two three four five six seven eight nine ten größer 日本語 🙂 end"
+TOKENS = Sealed.SUBJECT.format(gateway="gateway-1")
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 
 
@@ -82,7 +85,7 @@ async def test_lost_and_repeated_batches_leave_no_trace_in_the_answer(gateway: R
 
     def unreliable(subject: str, message: object) -> Sequence[float]:
         nonlocal count
-        if not isinstance(message, TokenBatch):
+        if subject != TOKENS:
             return (0.0,)
         count += 1
         return {2: (), 3: (0.0, 0.0), 5: (0.03,), 6: ()}.get(count % 7, (0.0,))
@@ -95,7 +98,10 @@ async def test_lost_and_repeated_batches_leave_no_trace_in_the_answer(gateway: R
 
 async def test_a_lost_last_batch_is_asked_for(gateway: RunningGateway) -> None:
     def lose_the_end(subject: str, message: object) -> Sequence[float]:
-        lost = isinstance(message, TokenBatch) and any(row.finish for row in message.rows)
+        if subject != TOKENS or not isinstance(message, Sealed):
+            return (0.0,)
+        batch = unseal(message, gateway.service._seal_key, TokenBatch)
+        lost = any(row.finish for row in batch.rows)
         return () if lost else (0.0,)
 
     gateway.hub.deliveries = lose_the_end
@@ -106,7 +112,7 @@ async def test_a_lost_last_batch_is_asked_for(gateway: RunningGateway) -> None:
 async def test_after_a_reconnect_the_workers_are_asked_at_once_and_all_is_sent_in_one_event(
     gateway: RunningGateway,
 ) -> None:
-    gateway.hub.deliveries = lambda subject, message: () if isinstance(message, TokenBatch) else (0.0,)
+    gateway.hub.deliveries = lambda subject, message: () if subject == TOKENS else (0.0,)
     call = asyncio.create_task(gateway.http.post("/v1/completions", json=BODY | {"prompt": "x"}))
     await asyncio.sleep(0.1)
     assert not call.done()
@@ -115,6 +121,17 @@ async def test_after_a_reconnect_the_workers_are_asked_at_once_and_all_is_sent_i
         event, done = (await call).text.strip().split("\n\n")
     assert json.loads(event.removeprefix("data: "))["choices"][0]["text"] == gateway.backend.text
     assert done == "data: [DONE]"
+
+
+async def test_what_is_told_in_parts_is_asked_for_until_the_end_has_come(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = len(gateway.backend._tokenizer.encode_now(gateway.backend.text, special_tokens=False)) + 1
+    monkeypatch.setattr("shared.policy.token_log.MOST_RESUMED_NUMBERS", tokens // 2 + 1)
+    gateway.hub.deliveries = lambda subject, message: () if subject == TOKENS else (0.0,)
+    async with asyncio.timeout(5):
+        assert await streamed_text(gateway) == gateway.backend.text
+    assert [work.attempt for work in gateway.backend.submitted] == [0]
 
 
 async def test_a_request_that_nobody_knows_any_more_is_submitted_again_as_it_was(gateway: RunningGateway) -> None:
@@ -246,3 +263,19 @@ async def test_an_abort_that_was_lost_is_sent_again(gateway: RunningGateway) -> 
     call.cancel()
     await eventually(lambda: not gateway.backend.running)
     assert lost == 1
+
+
+async def test_what_was_not_sealed_for_this_gateway_is_dropped_and_counted(gateway: RunningGateway) -> None:
+    gateway.backend.text, gateway.backend.token_seconds = TEXT, 0.005
+    forger, service = gateway.hub.connect("forger"), gateway.service
+    stream = asyncio.create_task(streamed_text(gateway))
+    await eventually(lambda: service.live_requests and gateway.backend.submitted)
+    row = TokenRow(request=gateway.backend.submitted[0].request, attempt=0, index=0, tokens=(1,) * 5, finish="stop")
+    batch = TokenBatch(source=DECODE, step=0, rows=(row,))
+    tampered = seal(batch, service._seal_key).box[:-1]
+    forged = (seal(batch, new_seal_key()), Sealed(box=tampered), Sealed(box=b""), batch)
+    for message in forged:
+        await forger.publish(TOKENS, message)
+    assert await stream == TEXT
+    assert service._bus.troubles.counts["bus_malformed_message"] == len(forged)
+    await forger.close()

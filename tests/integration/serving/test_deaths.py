@@ -13,7 +13,7 @@ from shared.bus.interface import Bus
 from shared.bus.memory import MemoryBus
 from shared.engine.step import Engine
 from shared.messages.handoff import KvReady, PullBlocks, Sending
-from shared.messages.tokens import TokenBatch
+from shared.messages.tokens import Sealed
 from shared.messages.work import StartDecode, Started, StartPrefill
 from shared.specs.ids import InstanceId, Role
 from shared.specs.sampling import Sampling
@@ -43,7 +43,7 @@ MOMENTS = [
     Moment("decode", StartDecode),
     Moment("decode", PullBlocks),  # its receives are posted
     Moment("decode", Sending),
-    Moment("decode", TokenBatch, 6),
+    Moment("decode", Sealed, 6),
 ]
 
 

@@ -15,7 +15,7 @@ from shared.messages.codec import encode
 from shared.messages.handoff import Gone, KvReady, KvReleased, KvRenewed, LinkTest, PullBlocks, Sending
 from shared.messages.instances import Beat
 from shared.messages.requests import AbortRequest, Accepted, RequestEnded, SubmitRequest
-from shared.messages.tokens import RequestInterrupted, ResumeTokens, TokenBatch
+from shared.messages.tokens import RequestInterrupted, ResumeTokens, Sealed
 from shared.messages.work import StartDecode, StartPrefill
 from shared.specs.ids import BlockId, InstanceId, RequestId
 from shared.specs.sampling import Sampling
@@ -33,7 +33,7 @@ UNSOUND = [
     ((5,), {"max_tokens": -1}),
 ]
 MESSAGES = (
-    *(SubmitRequest, StartPrefill, StartDecode, KvReady, PullBlocks, KvReleased, KvRenewed, LinkTest, TokenBatch),
+    *(SubmitRequest, StartPrefill, StartDecode, KvReady, PullBlocks, KvReleased, KvRenewed, LinkTest, Sealed),
     *(RequestInterrupted, ResumeTokens, AbortRequest, RequestEnded, Beat),
 )
 
@@ -133,6 +133,7 @@ async def test_work_that_no_engine_can_do_costs_its_neighbours_nothing(
                 model=MODEL,
                 prompt=prompt,
                 sampling=replace(SHORT, **changes),
+                seal_key=bytes(32),
             )
             await forger.request(SubmitRequest.SUBJECT, forged, Accepted, timeout_seconds=5.0)
             assert "rejected" in await asyncio.wait_for(rejected.get(), 5)

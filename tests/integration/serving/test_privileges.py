@@ -1,11 +1,14 @@
 """The whole path with every role behind its own key: nothing that serving needs is refused."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
+from nats.aio.msg import Msg
 
 from cli.keys import make_keys, seed_file
 from services.decode.config import DecodeConfig
@@ -17,17 +20,34 @@ from shared.bus.nats import NatsBus
 from shared.bus.settings import BusSettings
 from shared.engine.settings import EngineSettings
 from shared.engine.step import Engine
+from shared.messages.codec import MalformedMessage, decode
 from shared.messages.instances import Beat
-from shared.messages.tokens import ResumedTokens, ResumeTokens
+from shared.messages.requests import Accepted, Refused, SubmitRequest
+from shared.messages.sealed import unseal
+from shared.messages.tokens import RequestInterrupted, ResumedTokens, ResumeTokens, Sealed, TokenBatch, Want
 from shared.specs.ids import InstanceId, Role, new_instance_id, role_of
 from shared.specs.sampling import Sampling
 from shared.telemetry.metrics import DecodeMetrics, PrefillMetrics
 from tests.cluster import MODEL, SETTINGS, Cluster, Connect
+from tests.live_gateway import live_gateway
 from tests.nats_server import GUARDED, NatsServer
 
 PROMPTS = [[7, 8, 9], list(range(10, 40)), [100, 30] * 20]
 GREEDY = Sampling(max_tokens=12, temperature=0.0, stop_token_ids=(1,))
 LONG = Sampling(max_tokens=60, temperature=0.0)
+
+
+class GatedEngine(Engine):
+    """The real engine, whose steps after the third wait for the gate."""
+
+    def __init__(self, engine: Engine, gate: threading.Event) -> None:
+        self.__dict__ = engine.__dict__
+        self._gate, self._steps = gate, 0
+
+    def step(self, pieces):
+        self._steps += 1
+        assert self._steps <= 3 or self._gate.wait(20)
+        return super().step(pieces)
 
 
 @pytest.fixture
@@ -64,13 +84,56 @@ async def test_everything_that_serving_does_is_permitted(
         for instance in (*cluster.of("prefill"), *cluster.of("decode")):
             subject = ResumeTokens.SUBJECT.format(role=role_of(instance), instance=instance)
             question = ResumeTokens(gateway=gateway.instance, wants=())
-            await gateway._bus.request(subject, question, ResumedTokens, timeout_seconds=5)
+            await gateway._bus.request(subject, question, Sealed, ResumedTokens, timeout_seconds=5)
         await cluster.crash_scheduler()
         await interrupted.has(LONG.max_tokens)
         await cluster.until(cluster.idle)
     assert [answer.tokens for answer in answers] == [alone(prompt, GREEDY) for prompt in PROMPTS]
     assert interrupted.tokens == alone(PROMPTS[1], LONG)
     assert {bus.troubles.counts["bus_permission_violation"] for bus in buses} == {0}
+
+
+async def test_a_gateway_that_was_taken_over_learns_no_token_of_another_ones(
+    connect_by_role: Connect, buses: list[NatsBus], make_transport, model: Path, alone
+):
+    """It hears everything that its key lets it hear, asks in the other's name, and submits the other's requests."""
+    await connect_by_role("gateway-spy")
+    (spy,), name, heard, gate = buses, InstanceId("gateway-5b5b5b5b"), list[bytes](), threading.Event()
+
+    async def overhear(message: Msg) -> None:
+        heard.append(message.data)
+
+    async with (
+        Cluster(connect_by_role, make_transport, model, engine_of=lambda engine: GatedEngine(engine, gate)) as cluster,
+        live_gateway(await connect_by_role("gateway-live"), MODEL) as victim,
+    ):
+        for subject in ("ds.v1.tokens.*", "_INBOX_gateway.>"):
+            await spy.listen(subject, overhear)
+        stream = victim.begin(PROMPTS[1], LONG)
+        request = stream.live.life.request
+        await stream.has(2)
+        wants = (Want(request=request, attempt=0, next_index=0),)
+        for instance in cluster.members:
+            subject = ResumeTokens.SUBJECT.format(role=role_of(instance), instance=instance)
+            question = ResumeTokens(gateway=victim.service.instance, wants=wants)
+            answer = await spy.request(subject, question, Sealed, ResumedTokens, timeout_seconds=5)
+            assert isinstance(answer, Sealed) or not answer.rows
+        for attempt in range(3):
+            work = replace(stream.live.life.work(), gateway=name, attempt=attempt, seal_key=bytes(32))
+            reply = await spy.request(SubmitRequest.SUBJECT, work, Accepted, Refused, timeout_seconds=5)
+            assert isinstance(reply, Refused)
+        victim.service._resync.ask_about([stream.live.life])
+        gate.set()
+        await stream.ended()
+        await cluster.until(cluster.idle)
+    assert (stream.tokens, stream.attempts) == (alone(PROMPTS[1], LONG), 1)
+    messages = [decode(data, Sealed, ResumedTokens, Accepted, Refused, RequestInterrupted) for data in heard]
+    boxes = [message for message in messages if isinstance(message, Sealed)]
+    assert len(boxes) >= LONG.max_tokens
+    assert not [message for message in messages if isinstance(message, ResumedTokens) and message.rows]
+    for box in boxes:
+        with pytest.raises(MalformedMessage):
+            unseal(box, bytes(32), TokenBatch)
 
 
 @pytest.mark.parametrize("role", ["prefill", "decode"])

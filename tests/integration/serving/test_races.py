@@ -19,7 +19,8 @@ from shared.engine.pieces import NonFiniteLogits
 from shared.engine.step import Engine
 from shared.messages.handoff import KvHandle, KvReleased, KvRenewed, LinkTest, PullBlocks
 from shared.messages.requests import AbortRequest, Refused, SubmitRequest
-from shared.messages.tokens import RequestInterrupted, TokenBatch, TokenRow
+from shared.messages.sealed import new_seal_key, unseal
+from shared.messages.tokens import RequestInterrupted, Sealed, TokenBatch, TokenRow
 from shared.messages.work import StartDecode, Started
 from shared.specs.ids import BlockId, InstanceId, RequestId
 from shared.specs.sampling import Sampling
@@ -32,6 +33,7 @@ from tests.live_gateway import live_gateway
 PROMPT = list(range(10, 40))
 SHORT = Sampling(max_tokens=8, temperature=0.0)
 GATEWAY = InstanceId("gateway-77777777")
+SEAL_KEY = new_seal_key()
 HANDLE = KvHandle(
     source=InstanceId("prefill-00000000"), blocks=(BlockId(0),), tokens=3, lease_seconds=30.0, first_token=9
 )
@@ -39,7 +41,13 @@ HANDLE = KvHandle(
 
 def work_of(name: str, attempt: int = 0) -> SubmitRequest:
     return SubmitRequest(
-        request=RequestId(name), attempt=attempt, gateway=GATEWAY, model=MODEL, prompt=(7, 8, 9), sampling=SHORT
+        request=RequestId(name),
+        attempt=attempt,
+        gateway=GATEWAY,
+        model=MODEL,
+        prompt=(7, 8, 9),
+        sampling=SHORT,
+        seal_key=SEAL_KEY,
     )
 
 
@@ -110,16 +118,16 @@ async def test_an_abort_of_the_attempt_before_does_not_end_the_next_one(connect,
     rows: list[TokenRow] = []
     ended = asyncio.Event()
 
-    async def note(message: TokenBatch | RequestInterrupted) -> None:
-        if isinstance(message, TokenBatch):
-            rows.extend(row for row in message.rows if row.attempt == 1)
+    async def note(message: Sealed | RequestInterrupted) -> None:
+        if isinstance(message, Sealed):
+            rows.extend(row for row in unseal(message, SEAL_KEY, TokenBatch).rows if row.attempt == 1)
             if any(row.finish for row in rows):
                 ended.set()
 
     async with Cluster(connect, make_transport, model, prefill=0, settings=settings) as cluster:
         (decode,) = cluster.of("decode")
         bus = await connect("test")
-        await bus.subscribe(TokenBatch.SUBJECT.format(gateway=GATEWAY), note, TokenBatch, RequestInterrupted)
+        await bus.subscribe(Sealed.SUBJECT.format(gateway=GATEWAY), note, Sealed, RequestInterrupted)
         busy = await cluster.gateway.submit(PROMPT, replace(SHORT, max_tokens=100), MODEL)
         await busy.has(1)
         subject = StartDecode.SUBJECT.format(instance=decode)
@@ -272,23 +280,23 @@ async def test_tokens_reach_the_gateway_before_the_interruption_that_follows_the
     async def note(message: object) -> None:
         seen.append(message)
 
-    await bus.subscribe(TokenBatch.SUBJECT.format(gateway=GATEWAY), note, TokenBatch, RequestInterrupted)
+    await bus.subscribe(Sealed.SUBJECT.format(gateway=GATEWAY), note, Sealed, RequestInterrupted)
     teller = Teller(hub.connect("decode"), InstanceId("decode-1"))
     teller.begin(work_of("r"))
     teller.tell(RequestId("r"), 5, None, None)
     await teller.interrupt(work_of("r"), "preempted")
     await bus.close()
-    assert [type(message) for message in seen] == [TokenBatch, RequestInterrupted]
+    assert [type(message) for message in seen] == [Sealed, RequestInterrupted]
 
 
 async def test_batches_reach_each_gateway_in_order_though_two_flushes_cross(hub: MemoryBus):
     """Else a gateway sees a gap where there is none, and asks everybody about everything."""
     bus, steps = hub.connect("gateway"), list[int]()
 
-    async def note(message: TokenBatch) -> None:
-        steps.append(message.step)
+    async def note(message: Sealed) -> None:
+        steps.append(unseal(message, SEAL_KEY, TokenBatch).step)
 
-    await bus.subscribe(TokenBatch.SUBJECT.format(gateway=GATEWAY), note, TokenBatch)
+    await bus.subscribe(Sealed.SUBJECT.format(gateway=GATEWAY), note, Sealed)
     teller = Teller(hub.connect("decode"), InstanceId("decode-1"))
     teller.begin(replace(work_of("other"), gateway=InstanceId("gateway-11111111")))
     teller.begin(work_of("r"))

@@ -9,11 +9,12 @@ from msgspec.structs import replace
 from services.scheduler.limits import Limits
 from services.scheduler.service import TICK_SECONDS
 from shared.bus.interface import Bus
-from shared.messages.tokens import RequestInterrupted, TokenBatch
+from shared.messages.sealed import unseal
+from shared.messages.tokens import RequestInterrupted, Sealed, TokenBatch
 from shared.specs.sampling import Sampling
 from shared.worker.neighbours import LOST_SECONDS, SWEEP_SECONDS
 from tests.cluster import MODEL, Cluster
-from tests.live_gateway import live_gateway
+from tests.live_gateway import LiveGateway, live_gateway
 
 ABORTED_WITHIN_SECONDS = 5.0
 SAMPLED = Sampling(max_tokens=24, temperature=1.1)
@@ -25,14 +26,22 @@ def calls(of: int) -> list[tuple[list[int], Sampling]]:
 
 
 async def test_two_gateways_do_not_see_each_others_tokens(connect, make_transport, model: Path, alone):
-    heard: dict[str, set[str]] = {name: set() for name in NAMES}
+    told: dict[str, list[Sealed | RequestInterrupted]] = {name: [] for name in NAMES}
 
     async def listen(bus: Bus, name: str) -> None:
-        async def note(message: TokenBatch | RequestInterrupted) -> None:
-            rows = message.rows if isinstance(message, TokenBatch) else (message,)
-            heard[name] |= {row.request.rpartition("-")[0] for row in rows}
+        async def note(message: Sealed | RequestInterrupted) -> None:
+            told[name].append(message)
 
-        await bus.subscribe(TokenBatch.SUBJECT.format(gateway=name), note, TokenBatch, RequestInterrupted)
+        await bus.subscribe(Sealed.SUBJECT.format(gateway=name), note, Sealed, RequestInterrupted)
+
+    def heard_by(gateway: LiveGateway) -> set[str]:
+        """Names of the gateways whose requests it was told of, all of it sealed with its own key."""
+        names = set[str]()
+        for message in told[gateway.service.instance]:
+            sealed = isinstance(message, Sealed)
+            rows = unseal(message, gateway.service._seal_key, TokenBatch).rows if sealed else (message,)
+            names |= {row.request.rpartition("-")[0] for row in rows}
+        return names
 
     async with contextlib.AsyncExitStack() as running:
         cluster = await running.enter_async_context(
@@ -48,7 +57,7 @@ async def test_two_gateways_do_not_see_each_others_tokens(connect, make_transpor
         await cluster.until(cluster.idle)
     for of, some in enumerate(streams, start=10):
         assert [stream.tokens for stream in some] == [alone(*call) for call in calls(of)]
-    assert heard == {name: {name} for name in NAMES}
+    assert [heard_by(gateway) for gateway in gateways] == [{name} for name in NAMES]
 
 
 async def test_when_one_of_two_gateways_dies_its_requests_end_and_those_of_the_other_go_on(

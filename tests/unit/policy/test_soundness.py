@@ -16,7 +16,10 @@ PLAIN = Sampling(max_tokens=8)
 
 
 def work(
-    sampling: Sampling = PLAIN, prompt: tuple[int, ...] = (0, 99), generated: tuple[int, ...] = ()
+    sampling: Sampling = PLAIN,
+    prompt: tuple[int, ...] = (0, 99),
+    generated: tuple[int, ...] = (),
+    seal_key: bytes = bytes(32),
 ) -> SubmitRequest:
     return SubmitRequest(
         request=RequestId("r"),
@@ -26,6 +29,7 @@ def work(
         prompt=prompt,
         generated=generated,
         sampling=sampling,
+        seal_key=seal_key,
     )
 
 
@@ -58,6 +62,8 @@ def test_a_stop_token_is_refused_only_if_it_is_no_token_id_at_all(token: int):
 
 
 def test_there_is_something_to_go_on_from_and_something_to_do():
+    assert "key to seal" in refused(seal_key=b"")
+    assert "key to seal" in refused(seal_key=bytes(31))
     assert refused(prompt=()) == "invalid: its prompt is empty"
     assert "max_tokens is -5" in refused(replace(PLAIN, max_tokens=-5))
     assert "max_tokens is 0" in refused(replace(PLAIN, max_tokens=0))

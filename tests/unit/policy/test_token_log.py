@@ -1,18 +1,21 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.messages.tokens import ResumeTokens, TokenLogprobs, Want
-from shared.policy.token_log import TokenLog
+from shared.messages.codec import encode
+from shared.messages.sealed import seal
+from shared.messages.tokens import ResumedTokens, ResumeTokens, TokenLogprobs, Want
+from shared.policy.token_log import MOST_RESUMED_NUMBERS, Recipient, TokenLog
 from shared.specs.ids import InstanceId, RequestId
 
-ME, GATEWAY, OTHER = InstanceId("decode-1"), InstanceId("gateway-1"), InstanceId("gateway-2")
+ME = InstanceId("decode-1")
+GATEWAY, OTHER = (Recipient(InstanceId(f"gateway-{number}"), bytes([number]) * 32) for number in (1, 2))
+MAX_PAYLOAD_BYTES = 8 << 20  # of deploy/nats.conf
 R, S = RequestId("r"), RequestId("s")
 
 
-def ask(log: TokenLog, request: RequestId, index: int, attempt: int = 0, gateway: InstanceId = GATEWAY):
-    answer = log.resume(
-        ResumeTokens(gateway=gateway, wants=(Want(request=request, attempt=attempt, next_index=index),))
-    )
+def ask(log: TokenLog, request: RequestId, index: int, attempt: int = 0, gateway: Recipient = GATEWAY):
+    want = Want(request=request, attempt=attempt, next_index=index)
+    answer, _ = log.resume(ResumeTokens(gateway=gateway.gateway, wants=(want,)))
     return answer.rows
 
 
@@ -125,3 +128,50 @@ def test_whatever_batches_are_lost_the_resumed_row_completes_the_answer(delivere
             got.extend(ask(log, R, len(got))[0].tokens)
     got.extend(ask(log, R, len(got))[0].tokens)
     assert got == list(range(len(delivered)))
+
+
+def test_an_answer_is_for_whom_the_request_was_begun_for_whoever_asks():
+    """Somebody has begun a request in this gateway's name, and asks for another's with it."""
+    log, forger = TokenLog(ME), Recipient(GATEWAY.gateway, bytes(32))
+    log.begin(R, 0, GATEWAY, start=0)
+    log.begin(S, 0, forger, start=0)
+    for request in (R, S):
+        log.tell(request, 7, None, None)
+    assert {to: [row.request for row in batch.rows] for to, batch in log.batches()} == {GATEWAY: [R], forger: [S]}
+    wants = [Want(request=request, attempt=0, next_index=0) for request in (S, R)]
+    for first, to in ((S, forger), (R, GATEWAY)):
+        asked = ResumeTokens(gateway=GATEWAY.gateway, wants=tuple(wants))
+        answer, recipient = log.resume(asked)
+        assert ([row.request for row in answer.rows], recipient) == ([first], to)
+        wants.reverse()
+
+
+def test_an_answer_is_for_nobody_if_nothing_is_known():
+    asked = ResumeTokens(gateway=GATEWAY.gateway, wants=(Want(request=R, attempt=0, next_index=0),))
+    assert TokenLog(ME).resume(asked) == (ResumedTokens(source=ME, step=0, rows=()), None)
+
+
+def test_an_answer_too_long_for_one_message_is_told_in_parts_and_the_end_comes_with_the_last():
+    """After a long outage, with many alternatives, in the numbers that take most bytes."""
+    log, requests, tokens = TokenLog(ME), [RequestId(f"request-{number:032}") for number in range(256)], 40
+    top = tuple((2**31 - 1 - rank, -1 / 3) for rank in range(20))
+    for request in requests:
+        log.begin(request, 0, GATEWAY, start=5)
+        for number in range(tokens):
+            finish = "length" if number == tokens - 1 else None
+            log.tell(request, 2**31 - 1 - number, TokenLogprobs(token=-1 / 3, top=top), finish)
+    missed = {request: 5 for request in requests}
+    rounds = 0
+    while missed:
+        wants = tuple(Want(request=request, attempt=0, next_index=index) for request, index in missed.items())
+        answer, to = log.resume(ResumeTokens(gateway=GATEWAY.gateway, wants=wants))
+        assert to == GATEWAY
+        assert len(encode(seal(answer, GATEWAY.seal_key))) < MAX_PAYLOAD_BYTES / 2
+        assert [(row.request, row.index) for row in answer.rows] == list(missed.items()), "it has them all"
+        for row in answer.rows:
+            missed[row.request] += len(row.tokens)
+            assert len(row.logprobs) == len(row.tokens)
+            assert (row.finish == "length") is (missed[row.request] == 5 + tokens)
+        missed = {request: index for request, index in missed.items() if index < 5 + tokens}
+        rounds += 1
+    assert rounds == -(-len(requests) * tokens * (3 + 2 * len(top)) // MOST_RESUMED_NUMBERS)

@@ -1,11 +1,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 from services.scheduler.dispatcher import Snapshot
-from services.scheduler.events import Event, SendPrefill, Ticked
+from services.scheduler.events import Effect, Event, SendPrefill, Ticked
 from services.scheduler.journal import RETRY_SECONDS, Journal, ReplayDiffers, replay
 from services.scheduler.line_files import numbered_files
 from services.scheduler.plain import read_as
@@ -124,3 +125,8 @@ def test_after_a_full_disk_a_new_file_begins_without_a_hole(tmp_path: Path, monk
     journal.close()
     (file,) = numbered_files(tmp_path)
     assert replay(file).snapshot() == chaos.world.dispatcher.snapshot()
+
+
+def test_what_is_written_down_has_no_place_for_a_prompt_a_token_or_a_key():
+    kinds = {hint for fact in (*get_args(Event), *get_args(Effect)) for hint in get_type_hints(fact).values()}
+    assert not [kind for kind in kinds if "bytes" in str(kind) or "[int" in str(kind)]

@@ -1,3 +1,5 @@
+import pytest
+
 from services.scheduler.events import Abort, Accept, Forget, Interrupt, Refuse, ReleaseKv, SendDecode, SendPrefill
 from shared.messages.instances import Capacity
 from shared.specs.ids import RequestId
@@ -32,6 +34,18 @@ def test_an_older_attempt_is_refused():
     (refusal,) = world.submit("r", attempt=1)
     assert isinstance(refusal, Refuse)
     assert refusal.reason == "invalid"
+
+
+@pytest.mark.parametrize("attempt", [0, 1])
+def test_a_request_of_one_gateway_is_refused_to_another_whatever_the_attempt(attempt: int):
+    world = World()
+    world.pair()
+    world.decoding("r")
+    before = world.dispatcher.snapshot().board.live
+    (refusal,) = world.submit("r", attempt=attempt, gateway="gateway-2")
+    assert isinstance(refusal, Refuse)
+    assert refusal.reason == "invalid"
+    assert world.dispatcher.snapshot().board.live == before
 
 
 def test_a_higher_attempt_ends_the_lower_one_where_it_runs():
