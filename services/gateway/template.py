@@ -1,14 +1,13 @@
 """A model's chat template: messages in, prompt text out.
 
-Templates come with models, so they run in jinja2's sandbox, with the names that Hugging Face's own renderer gives them,
-and for a limited time.
+Templates come with models, so they run in a sandbox, with the names that Hugging Face's own renderer gives them, for a
+limited time and with limited memory.
 """
 
 import json
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,11 +15,13 @@ import jinja2
 import jinja2.ext
 from jinja2 import nodes
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from services.gateway.errors import ApiError, bad_value
+from services.gateway.sandbox import BoundedSandbox
 
-RENDER_SECONDS = 1.0  # a chat of thousands of messages takes a few hundredths of this
+RENDER_SECONDS = 1.0  # a chat of thousands of messages takes about a tenth of this
+AGAIN_SECONDS = 0.05  # then it is told once more: foreign code may have swallowed what it was told
+MOST_SOURCE_CHARS = 1 << 20  # the longest that models come with have some tens of thousands
 
 
 class _TookTooLong(BaseException):
@@ -30,10 +31,12 @@ class _TookTooLong(BaseException):
 class ChatTemplate:
     def __init__(self, source: str, special_tokens: Mapping[str, str], most_chars: int) -> None:
         """`special_tokens`: bos_token and the like, by name. Raises jinja2.TemplateSyntaxError."""
-        environment = ImmutableSandboxedEnvironment(
+        if len(source) > MOST_SOURCE_CHARS:
+            raise jinja2.TemplateSyntaxError(f"it has more than {MOST_SOURCE_CHARS} characters", 1)
+        self._sandbox = environment = BoundedSandbox(
             trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation]
         )
-        environment.filters["tojson"] = _to_json
+        environment.add_filter("tojson", _to_json)
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["dict"] = lambda *pairs, **values: dict(*pairs, **values)  # not the class: nothing to climb
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
@@ -46,27 +49,32 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The prompt, ending where the answer begins. ApiError if the template cannot write these messages."""
-        pieces: list[str] = []
-        chars = 0
         try:
-            with _time_limit(RENDER_SECONDS):
-                for piece in self._template.generate(
-                    messages=list(messages),
-                    tools=None,
-                    documents=None,
-                    add_generation_prompt=True,
-                    **self._special_tokens,
-                ):
-                    pieces.append(piece)
-                    chars += len(piece)
-                    if chars > self._most_chars:
-                        break
+            text = _within(RENDER_SECONDS, lambda: self._render(messages))
         except _TookTooLong:
             raise _cannot_write(f"it was not done after {RENDER_SECONDS:g} seconds") from None
         except Exception as error:  # a template is foreign code: it may raise anything
             raise _cannot_write(str(error)[:500]) from None
-        if chars > self._most_chars:
+        if len(text) > self._most_chars:
             raise _cannot_write(f"the prompt would be longer than {self._most_chars} characters")
+        return text
+
+    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The prompt, or what is the beginning of one that is too long."""
+        pieces: list[str] = []
+        chars = 0
+        self._sandbox.begin()
+        for piece in self._template.generate(
+            messages=list(messages),
+            tools=None,
+            documents=None,
+            add_generation_prompt=True,
+            **self._special_tokens,
+        ):
+            pieces.append(piece)
+            chars += len(piece)
+            if chars > self._most_chars:
+                break
         return "".join(pieces)
 
 
@@ -80,23 +88,29 @@ class _Generation(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """_TookTooLong once the time is up, whatever Python code runs then. In the main thread, which gets the signals."""
+class _Alarm:
+    armed = False
+
+    def ring(self, *_: object) -> None:
+        if self.armed:
+            raise _TookTooLong
+
+
+def _within(seconds: float, work: Callable[[], str]) -> str:
+    """What `work` returns. _TookTooLong once the time is up, whatever Python code runs then; in the main thread, which
+    gets the signals."""
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGALRM, _take_too_long)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+        return work()
+    alarm = _Alarm()
+    before = signal.signal(signal.SIGALRM, alarm.ring)
     try:
-        yield
+        alarm.armed = True
+        signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_SECONDS)
+        return work()
     finally:
+        alarm.armed = False  # comes first, and is no call: between it and `work` nothing can ring
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def _take_too_long(*_: object) -> None:
-    raise _TookTooLong
 
 
 def _cannot_write(reason: str) -> ApiError:
