@@ -224,6 +224,9 @@ class GatewayService:
         except (BusError, MalformedMessage) as error:
             log.warning("submit_unanswered", request_id=work.request, attempt=work.attempt, error=str(error))
             answer = Unanswered(work.attempt)
+        except Exception:  # whatever it was: its client must not wait for an answer that nobody will give
+            log.exception("submit_failed", request_id=work.request, attempt=work.attempt)
+            answer = Unanswered(work.attempt)
         self.feed(live, answer)
 
     def _work(self, live: LiveRequest) -> SubmitRequest:

@@ -117,7 +117,7 @@ class Performer:
     def _start_ended(self, start: asyncio.Task[None]) -> None:
         self._starts.discard(start)
         if not start.cancelled() and (error := start.exception()) is not None:
-            log.error("start_failed", exc_info=error)
+            log.error("start_answer_failed", exc_info=error)
 
     def _interrupt(self, effect: Interrupt) -> None:
         if not effect.wanted:
@@ -133,12 +133,16 @@ class Performer:
             log.warning("message_not_sent", subject=subject, error=str(error))
 
     async def _start(self, effect: SendPrefill | SendDecode, parcel: Parcel) -> None:
-        async with self._slots:
-            sent_ns = time.time_ns()
-            with traces.within(parcel.trace):
-                answer = await self._ask(effect, parcel)
-        if answer == "started":
-            self._note_started(effect, parcel, sent_ns)
+        try:
+            async with self._slots:
+                sent_ns = time.time_ns()
+                with traces.within(parcel.trace):
+                    answer = await self._ask(effect, parcel)
+            if answer == "started":
+                self._note_started(effect, parcel, sent_ns)
+        except Exception:  # whatever it was: a request that nobody works on must not look placed
+            log.exception("start_failed", instance_id=effect.instance, request_id=effect.request)
+            answer = "unanswered"
         self._answered(
             StartAnswered(
                 now=time.monotonic(),

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -121,6 +122,24 @@ async def test_after_a_reconnect_the_workers_are_asked_at_once_and_all_is_sent_i
         event, done = (await call).text.strip().split("\n\n")
     assert json.loads(event.removeprefix("data: "))["choices"][0]["text"] == gateway.backend.text
     assert done == "data: [DONE]"
+
+
+async def test_a_submission_that_fails_as_nobody_foresaw_is_made_again(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = gateway.service._bus
+    request, failures = bus.request, []
+
+    async def fail_twice(*args: Any, **kwargs: Any) -> Any:
+        if len(failures) < 2:
+            failures.append(RuntimeError("says the test"))
+            raise failures[-1]
+        return await request(*args, **kwargs)
+
+    monkeypatch.setattr(bus, "request", fail_twice)
+    async with asyncio.timeout(5):
+        assert await streamed_text(gateway) == gateway.backend.text
+    assert len(failures) == 2
 
 
 async def test_what_is_told_in_parts_is_asked_for_until_the_end_has_come(

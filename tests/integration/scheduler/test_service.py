@@ -139,6 +139,24 @@ async def test_a_start_without_an_answer_goes_back_to_the_gateway_and_is_aborted
     assert (await asyncio.wait_for(prefill.started.get(), 5)).work == again
 
 
+async def test_a_start_that_fails_as_nobody_foresaw_goes_back_to_the_gateway(quick, monkeypatch: pytest.MonkeyPatch):
+    """Else it would look placed, and be accepted again each time its gateway asks."""
+    scheduler, gateway, prefill, _ = quick
+
+    async def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("says the test")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scheduler.service._performer._bus, "request", fail)
+        await gateway.submit(work("r"))
+        interrupted = await asyncio.wait_for(gateway.interrupted.get(), 5)
+    assert (interrupted.request, interrupted.attempt) == ("r", 0)
+    await scheduler.knows(lambda known: not known.board.live)
+    again = work("r", attempt=1)
+    assert isinstance(await gateway.submit(again), Accepted)
+    assert (await asyncio.wait_for(prefill.started.get(), 5)).work == again
+
+
 async def test_the_requests_of_a_lost_instance_are_interrupted(quick):
     _, gateway, prefill, _ = quick
     await gateway.submit(work("r"))
