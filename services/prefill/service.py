@@ -165,6 +165,7 @@ class PrefillService:
                 max_model_tokens=engine.max_model_tokens,
                 block_tokens=engine.block_tokens,
                 blocks=engine.blocks,
+                batch_tokens=self._config.batch_tokens,
                 max_queue_tokens=self._config.queue_tokens,
                 max_queue_requests=self._config.queue_requests,
             ),

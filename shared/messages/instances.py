@@ -26,6 +26,7 @@ class Capacity(Record, frozen=True, kw_only=True):
     block_tokens: int = 0
     blocks: int = 0
     max_batch: int = 0  # sequences in one step
+    batch_tokens: int = 0  # prefill: of one batch, L_m
     max_queue_tokens: int = 0  # prefill: context tokens it lets wait; decode: unused
     max_queue_requests: int = 0
 

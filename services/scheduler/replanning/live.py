@@ -125,6 +125,7 @@ class LiveReplanning:
             calls=search.calls,
             kv_tokens=min((one.blocks * one.block_tokens for one in capacities), default=0),
             max_batch=min((one.max_batch for one in capacities if one.max_batch), default=0),
+            batch_tokens=min((one.batch_tokens for one in capacities if one.batch_tokens), default=0),
         )
 
     async def _publish(self, change: Change) -> None:

@@ -35,7 +35,7 @@ def search(task: Task) -> list[Found]:
     model = profile.model(settings.model)
     kv_tokens = task.kv_tokens or model.kv_capacity(1, 1, profile.memory_bytes)
     model = replace(model, kv_tokens={(1, 1): kv_tokens}, max_tokens=min(max(longest, model.max_tokens), kv_tokens))
-    policy = Policy(max_batch=task.max_batch) if task.max_batch else Policy()
+    policy = Policy(max_batch=task.max_batch or Policy().max_batch, batch_tokens=task.batch_tokens)
     promise = Promise(ttft=settings.ttft_seconds, tpot=settings.tpot_seconds, share=settings.share)
     traces = _traces(task.calls)
 

@@ -28,6 +28,7 @@ class Task:
     calls: tuple[Call, ...]
     kv_tokens: int  # that an instance has room for
     max_batch: int
+    batch_tokens: int  # of a prefill batch; 0: nobody has said, so what the profile's times ask for
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()

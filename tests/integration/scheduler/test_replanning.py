@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from services.scheduler.instances import Fleet, Instance
 from services.scheduler.replanning.live import LiveReplanning
-from services.scheduler.replanning.task import ReplanningSettings
+from services.scheduler.replanning.task import ReplanningSettings, Task
 from services.scheduler.traffic import Call
 from shared.bus import Bus
 from shared.bus.key_value import Bucket, StoreUnavailable
@@ -122,6 +122,31 @@ async def test_what_serves_this_traffic_best_already_is_kept(
         machine.serve(250, prompt=900, answer=4)
         await logged("plan_kept", logs)
     assert await epoch_of(follower) == before
+
+
+async def test_a_search_is_told_what_the_instances_say_of_themselves(
+    connect: Connect, settings: ReplanningSettings, monkeypatch: pytest.MonkeyPatch
+):
+    asked: asyncio.Queue[Task] = asyncio.Queue()
+    to_json = Task.to_json
+
+    def told(task: Task) -> bytes:
+        asked.put_nowait(task)
+        return to_json(task)
+
+    monkeypatch.setattr(Task, "to_json", told)
+    machine = Machine(await connect("scheduler"), settings)
+    prefill, decode = Capacity(block_tokens=16, blocks=4000, batch_tokens=640), Capacity(block_tokens=16, blocks=3000)
+    names = {"prefill-1": prefill, "decode-1": decode, "decode-2": decode}
+    machine.fleet = Fleet(
+        Instance(id=InstanceId(name), role=role_of(InstanceId(name)), ready=True, capacity=capacity)  # pyright: ignore[reportArgumentType]
+        for name, capacity in names.items()
+    )
+    async with machine.replanning, asyncio.timeout(SEARCHED_SECONDS):
+        machine.serve(300, prompt=20, answer=60)
+        machine.serve(250, prompt=900, answer=4)
+        task = await asked.get()
+    assert (task.batch_tokens, task.kv_tokens) == (640, 48_000)
 
 
 async def test_no_search_outlives_its_scheduler(connect: Connect, settings: ReplanningSettings):
