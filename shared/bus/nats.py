@@ -1,7 +1,7 @@
 """The bus over NATS.
 
-Leans on some inner parts of nats-py 2.16 where its public ones lose messages (`round_trip`, `NatsSubscription.drain`)
-or time (`Outgoing`, `_AtOnce`); tests/integration/bus holds them to it, and the version is pinned.
+Leans on some inner parts of nats-py 2.16 where its public ones lose messages (`round_trip`, `NatsSubscription.drain`),
+time (`Outgoing`, `_AtOnce`) or secrecy (`BusClient`); tests/integration/bus holds them to it, the version is pinned.
 """
 
 import asyncio
@@ -11,10 +11,10 @@ from typing import Any, Self
 
 import nats.errors
 import structlog
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as Inner
 
+from shared.bus.client import BusClient
 from shared.bus.delivery import Delivery
 from shared.bus.interface import Bus, BusTimeout, BusUnavailable, MessageTooBig, NoResponder, NotPermitted
 from shared.bus.key_value import STORE_SECONDS, Bucket
@@ -42,7 +42,7 @@ class NatsBus(Bus):
         self.closed = asyncio.Event()
         self.troubles = Troubles()
         self._settings = settings
-        self._client = Client()
+        self._client = BusClient(settings)
         self._outgoing = Outgoing(self._client)
         self._log = structlog.get_logger().bind(bus=settings.shown_url, connection=name)
         self._up = asyncio.Event()

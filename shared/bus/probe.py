@@ -5,18 +5,14 @@ import ssl
 from contextlib import suppress
 
 import nats.errors
-from nats.aio.client import Client
 
+from shared.bus.client import BusClient, WithoutTls
 from shared.bus.interface import BusUnavailable
 from shared.bus.settings import BusSettings
 
 CONNECT_SECONDS = 2
 RECONNECT_WAIT_SECONDS = 0.1
 HANG_UP_SECONDS = 0.5
-
-
-class WithoutTls(Exception):
-    """nats-py would go on in clear text."""
 
 
 async def probe(settings: BusSettings) -> None:
@@ -26,7 +22,7 @@ async def probe(settings: BusSettings) -> None:
     async def keep(error: Exception) -> None:
         reasons.append(error)
 
-    client = Client()
+    client = BusClient(settings)
     try:
         await client.connect(
             settings.url,
@@ -38,8 +34,6 @@ async def probe(settings: BusSettings) -> None:
             tls=tls_context(settings),
             error_cb=keep,
         )
-        if settings.url.startswith("tls://") and not client._server_info.get("tls_required"):
-            raise BusUnavailable(explain(settings, WithoutTls("the server talks without TLS")))
     except (OSError, TimeoutError, nats.errors.Error) as error:
         raise BusUnavailable(explain(settings, reasons[-1] if reasons else error)) from error
     finally:

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from shared.telemetry.metrics import DecodeMetrics, PrefillMetrics
 from tests.cluster import MODEL, SETTINGS, Cluster, Connect
 from tests.live_gateway import live_gateway
 from tests.nats_server import GUARDED, NatsServer
+from tests.tls import SECURED, certify
 
 PROMPTS = [[7, 8, 9], list(range(10, 40)), [100, 30] * 20]
 GREEDY = Sampling(max_tokens=12, temperature=0.0, stop_token_ids=(1,))
@@ -57,23 +58,37 @@ def buses() -> list[NatsBus]:
 
 
 @pytest.fixture
-async def connect_by_role(tmp_path: Path, buses: list[NatsBus]) -> AsyncIterator[Connect]:
-    server = NatsServer(tmp_path, GUARDED, make_keys(tmp_path / "keys"))
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NatsServer]:
+    """In clear text, or over TLS if a test asks for "tls"."""
+    keys, certificates = make_keys(tmp_path / "keys"), {}
+    secured = getattr(request, "param", "") == "tls"
+    if secured:
+        _, certificates = certify(tmp_path)
+    server = NatsServer(tmp_path, SECURED if secured else GUARDED, {**keys, **certificates})
     server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def connect_by_role(server: NatsServer, tmp_path: Path, buses: list[NatsBus]) -> AsyncIterator[Connect]:
+    authority = tmp_path / "ca.pem"
+    secured = authority.exists()
+    url, ca_file = (server.url.replace("nats://", "tls://"), authority) if secured else (server.url, None)
     async with AsyncExitStack() as connections:
 
         async def open_connection(name: str) -> Bus:
             role = {"observer": "operator"}.get(name) or name.partition("-")[0]
-            settings = BusSettings(url=server.url, nkey_seed_file=seed_file(tmp_path / "keys", role))
+            settings = BusSettings(url=url, ca_file=ca_file, nkey_seed_file=seed_file(tmp_path / "keys", role))
             buses.append(await connections.enter_async_context(await NatsBus.connect(settings, name=name, role=role)))
             return buses[-1]
 
         yield open_connection
-    server.stop()
 
 
+@pytest.mark.parametrize("server", ["clear", "tls"], indirect=True)
 async def test_everything_that_serving_does_is_permitted(
-    connect_by_role: Connect, buses: list[NatsBus], make_transport, model: Path, alone
+    connect_by_role: Connect, buses: list[NatsBus], server: NatsServer, make_transport, model: Path, alone
 ):
     async with Cluster(connect_by_role, make_transport, model, prefill=1, decode=2) as cluster:
         gateway = cluster.gateway
@@ -88,6 +103,13 @@ async def test_everything_that_serving_does_is_permitted(
         await cluster.crash_scheduler()
         await interrupted.has(LONG.max_tokens)
         await cluster.until(cluster.idle)
+        await server.restart()
+        alive = [bus for bus in buses if not bus.closed.is_set()]
+        await cluster.until(lambda: all(bus._client.stats["reconnects"] for bus in alive))
+        await asyncio.gather(*(bus.round_trip() for bus in alive))
+        later = await gateway.generate(PROMPTS[2], GREEDY, MODEL)
+        await cluster.until(cluster.idle)
+    assert later.tokens == alone(PROMPTS[2], GREEDY)
     assert [answer.tokens for answer in answers] == [alone(prompt, GREEDY) for prompt in PROMPTS]
     assert interrupted.tokens == alone(PROMPTS[1], LONG)
     assert {bus.troubles.counts["bus_permission_violation"] for bus in buses} == {0}
