@@ -24,6 +24,7 @@ from services.scheduler.planner.goodput import Promise
 from services.scheduler.planner.plan import make_plan
 from services.scheduler.planner.search import CHUNKED, Question
 from services.scheduler.simulator.placement import parse_placement
+from services.scheduler.simulator.profile import is_shipped
 from services.scheduler.simulator.workload import read_trace
 
 NETWORKS = {"high": 100.0, "low": 3.125}  # GB/s between nodes: 800 and 25 Gbit/s
@@ -37,6 +38,14 @@ Rate = Annotated[
     float | None,
     typer.Option("--rate", min=0.001, help="Requests per second to be served.", show_default="as recorded, or 1"),
 ]
+Servable = Annotated[
+    bool | None,
+    typer.Option(
+        "--servable/--any-shape",
+        help="Only instances that the engine can be started as: one GPU each.",
+        show_default="--servable, with a shipped profile --any-shape",
+    ),
+]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that search.", show_default="cores")]
 Out = Annotated[Path | None, typer.Option("--out", help="Write the plan to this file.", show_default=False)]
 
@@ -49,6 +58,7 @@ def plan(
     network: Network = "low",
     trace: options.TraceFile = None,
     workload: options.Workload = "chatbot",
+    servable: Servable = None,
     rate: Rate = None,
     slo_ttft: options.SloTtft = 0.25,
     slo_tpot: options.SloTpot = 0.1,
@@ -79,6 +89,7 @@ def plan(
             promise=Promise(ttft=slo_ttft, tpot=slo_tpot, share=target),
             rate=options.recorded_rate(trace) if rate is None else rate,
             across_nodes=across,
+            servable=not is_shipped(profile) if servable is None else servable,
             link_gigabytes_per_second=speed if across and nodes > 1 else loaded.link_gigabytes_per_second,
         )
         count = workers or len(os.sched_getaffinity(0))
@@ -140,7 +151,7 @@ def _show(answer: dict[str, Any], out: Path | None) -> None:
         console.print(f"Disaggregated or not: {answer['colocated']}")
         console.print(f"The paper's algorithm as published: {answer['published'] or 'finds nothing'}")
         console.print(_how_to_start(answer, out), soft_wrap=True, highlight=False)
-        for row in answer["neighbours"][:6]:
+        for row in answer["neighbours"]:
             console.print(f"  neighbour {row['placement']}: {row['per_gpu']:.3f} per GPU")
     for what, why in answer["impossible"].items():
         console.print(f"[dim]not possible: {what}: {why}[/dim]")

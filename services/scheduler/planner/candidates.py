@@ -20,6 +20,9 @@ class Shape:
         return f"tp{self.tp},pp{self.pp}"
 
 
+SERVED = Shape(1, 1)  # by the engine, so far
+
+
 @dataclass(frozen=True, slots=True)
 class Cluster:
     gpus_per_node: int
@@ -34,16 +37,22 @@ class Cluster:
         return self.gpus_per_node * self.nodes
 
 
-def shapes(profile: Profile, model: ModelProfile, cluster: Cluster) -> tuple[list[Shape], dict[str, str]]:
+def shapes(
+    profile: Profile, model: ModelProfile, cluster: Cluster, *, servable: bool = False
+) -> tuple[list[Shape], dict[str, str]]:
     """(what an instance can look like, {what it cannot: why}).
 
-    Tensor parallelism stays inside a node; a pipeline may cross nodes and shares the layers evenly.
+    Tensor parallelism stays inside a node; a pipeline may cross nodes and shares the layers evenly. `servable`: an
+    instance is one GPU, as the engine serves it.
     """
     possible: list[Shape] = []
     impossible: dict[str, str] = {}
     for tp in range(1, cluster.gpus_per_node + 1):
         for pp in range(1, cluster.gpus // tp + 1):
             shape = Shape(tp, pp)
+            if servable and shape != SERVED:
+                impossible["tp or pp above 1"] = "the engine does not serve it yet"
+                continue
             if tp not in model.times:
                 if pp == 1:
                     impossible[f"tp{tp}"] = f"the profile has no figures for tensor parallelism {tp}"

@@ -4,9 +4,10 @@ from concurrent.futures import Executor
 from typing import Any
 
 from services.scheduler.planner.explain import explain
+from services.scheduler.planner.neighbours import differences
 from services.scheduler.planner.question import Question
 from services.scheduler.planner.search import Found, copies_for, search
-from services.scheduler.simulator.placement import Group, Placement
+from services.scheduler.simulator.placement import Group
 
 NEARLY = 0.05  # colocated within this much of the best is worth a word: it is simpler
 
@@ -95,14 +96,10 @@ def _colocated_word(found: list[Found]) -> str:
 
 
 def _neighbours(best: Found, found: list[Found]) -> list[dict[str, Any]]:
-    """Those of the table that differ from the best in a single number."""
-    return [_row(one) for one in found if _differences(best.placement, one.placement) == 1]
-
-
-def _differences(one: Placement, other: Placement) -> int:
-    def numbers(placement: Placement) -> tuple[int, ...]:
-        group = placement.prefill or Group(0, 0, 0)
-        decode = placement.decode
-        return (group.count, group.tp, group.pp, decode.count, decode.tp, decode.pp)
-
-    return sum(a != b for a, b in zip(numbers(one), numbers(other), strict=True))
+    """Those that differ from the best in a single number; best first."""
+    beside = [
+        one
+        for one in found
+        if differences(best.placement, one.placement) == 1 and one.policy.order == best.policy.order
+    ]
+    return [_row(one) for one in sorted(beside, key=lambda one: one.rank)]

@@ -31,6 +31,7 @@ class Question:
     hop_seconds: float | None = None
     policy: Policy = DEFAULT
     tolerance: float = 0.02
+    servable: bool = False  # only what the engine can be started as
 
     def setup(self, placement: Placement, policy: Policy | None = None, *, free_prefill: bool = False) -> Setup:
         return Setup(

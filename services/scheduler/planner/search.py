@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from services.scheduler.planner.candidates import Shape, shapes
 from services.scheduler.planner.goodput import Goodput, over_seeds
+from services.scheduler.planner.neighbours import neighbours
 from services.scheduler.planner.phases import Combination, Phases, combinations, measure, pairs
 from services.scheduler.planner.question import COARSE, Job, Question, Workers
 from services.scheduler.simulator.placement import Group, Placement
@@ -55,20 +56,21 @@ class Result:
 
 def search(question: Question, executor: Executor) -> Result:
     """Screen shapes phase by phase, pairs by an upper bound, then measure the best few with every seed."""
-    possible, impossible = shapes(question.profile, question.model, question.cluster)
+    possible, impossible = shapes(question.profile, question.model, question.cluster, servable=question.servable)
     if not possible:
         raise BadProfile(f"{question.model.name} cannot be placed: " + "; ".join(sorted(set(impossible.values()))))
     screening, workers = question.traces[0], Workers(executor)
     combined = combinations(possible, question.cluster, across_nodes=question.across_nodes)
     phases = measure(question, combined, screening, workers)
     found = _joint(question, combined, phases, screening, workers)
-    found += _colocated(question, possible, screening, workers)
-    found = _confirm(question, found, workers)
+    together = _colocated(question, possible, screening, workers)
+    found = _confirm(question, found + together, workers)
+    found = _look_around(question, found, possible, screening, workers)
     return Result(
         phases,
         found,
         _published(question, phases, found),
-        impossible | _useless(possible, phases),
+        impossible | _useless(possible, phases) | _useless_together(question, possible, together),
         workers.searches,
         workers.simulations,
     )
@@ -84,6 +86,12 @@ def _useless(possible: list[Shape], phases: Phases) -> dict[str, str]:
             elif not rates[shape]:
                 reasons[f"{shape} for {name}"] = f"misses the {target} target at any rate"
     return reasons
+
+
+def _useless_together(question: Question, possible: list[Shape], together: list[Found]) -> dict[str, str]:
+    most = question.cluster.gpus_per_node
+    too_large = {f"{shape} colocated": "needs more GPUs than a node has" for shape in possible if shape.gpus > most}
+    return too_large | {one.name: "misses a target at any rate" for one in together if not one.goodput.rate}
 
 
 def _joint(
@@ -126,7 +134,13 @@ def _confirm(question: Question, found: list[Found], workers: Workers) -> list[F
     ranked = sorted((one for one in found if one.goodput.rate), key=lambda one: one.rank)
     apart = [one for one in ranked if one.placement.prefill is not None][:4]
     together = [one for one in ranked if one.placement.prefill is None][:2]
-    chosen, seeds = apart + together, len(question.traces)
+    confirmed = _with_every_seed(question, apart + together, workers)
+    rest = [one for one in ranked if one not in apart + together]
+    return sorted(confirmed, key=lambda one: one.rank) + rest
+
+
+def _with_every_seed(question: Question, chosen: list[Found], workers: Workers) -> list[Found]:
+    seeds = len(question.traces)
     jobs = [
         Job(
             question.setup(one.placement, one.policy),
@@ -141,9 +155,31 @@ def _confirm(question: Question, found: list[Found], workers: Workers) -> list[F
         for trace in question.traces
     ]
     rates = workers.run(jobs)
-    confirmed = [replace(one, goodput=over_seeds(rates[i * seeds : (i + 1) * seeds])) for i, one in enumerate(chosen)]
-    rest = [one for one in ranked if one not in chosen]
-    return sorted(confirmed, key=lambda one: one.rank) + rest
+    return [replace(one, goodput=over_seeds(rates[i * seeds : (i + 1) * seeds])) for i, one in enumerate(chosen)]
+
+
+def _look_around(
+    question: Question, found: list[Found], possible: list[Shape], trace: Trace, workers: Workers
+) -> list[Found]:
+    """The neighbours of the best as well; where one of them is better, its own."""
+    seen = {(one.placement, one.policy) for one in found}
+    while found:
+        best = found[0]
+        beside = neighbours(best.placement, possible, question.cluster, across_nodes=question.across_nodes)
+        beside = [placement for placement in beside if (placement, best.policy) not in seen]
+        seen |= {(placement, best.policy) for placement in beside}
+        jobs = [
+            Job(question.setup(placement, best.policy), trace, question.promise, best.goodput.rate, tolerance=COARSE)
+            for placement in beside
+        ]
+        rates = workers.run(jobs)
+        new = [_coarse(placement, best.policy, rate) for placement, rate in zip(beside, rates, strict=True) if rate]
+        better = _with_every_seed(question, [one for one in new if one.per_gpu > best.per_gpu], workers)
+        worse = [one for one in new if one.per_gpu <= best.per_gpu]
+        found = sorted([best, *better], key=lambda one: one.rank) + found[1:] + sorted(worse, key=lambda one: one.rank)
+        if found[0] == best:
+            break
+    return found
 
 
 def _published(question: Question, phases: Phases, found: list[Found]) -> Placement | None:

@@ -99,11 +99,13 @@ class Profile:
         return self.models[name]
 
 
+def is_shipped(name_or_file: str) -> bool:
+    return (SHIPPED / f"{name_or_file}.json").is_file()
+
+
 def load_profile(name_or_file: str) -> Profile:
     """A shipped profile by its name, or a file."""
-    path = SHIPPED / f"{name_or_file}.json"
-    if not path.is_file():
-        path = Path(name_or_file)
+    path = SHIPPED / f"{name_or_file}.json" if is_shipped(name_or_file) else Path(name_or_file)
     try:
         data = json.loads(path.read_text())
     except OSError as error:

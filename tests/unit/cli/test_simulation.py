@@ -11,6 +11,7 @@ from cli.plan_file import read_plan
 from cli.problems import Problem
 from cli.simulation_options import draws_at_unit_rate
 from services.scheduler.planner.search import Question
+from tests.profiles import write_profile
 
 PNG = b"\x89PNG"
 SHORT = ["--model", "opt-13b", "--requests", "200"]
@@ -90,6 +91,24 @@ def test_a_plan_for_a_trace_that_is_long_enough_serves_it_as_it_is_once(
     traces = seen[0].traces
     assert [len(trace) for trace in traces] == [served] * draws
     assert (traces[0].inputs == list(range(10, 10 + served))) == (draws == 1)
+
+
+def test_a_profile_of_this_machine_is_planned_for_what_the_engine_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[bool] = []
+
+    def make_plan(question: Question, workers: object) -> None:
+        seen.append(question.servable)
+        raise Problem("enough is known")
+
+    monkeypatch.setattr("cli.plan.make_plan", make_plan)
+    mine = write_profile(tmp_path / "mine.json", prefill_ms=(1.0, 0.5, 0.0), decode_ms=(10.0, 0.0, 1.0))
+    own, shipped = ["--profile", str(mine)], ["--model", "opt-13b"]
+    for options in (own, [*own, "--any-shape"], shipped, [*shipped, "--servable"]):
+        with pytest.raises(Problem, match="enough is known"):
+            _run("plan", *options, "--requests", "20", "--workers", "1")
+    assert seen == [True, False, False, True]
 
 
 @pytest.mark.parametrize(
