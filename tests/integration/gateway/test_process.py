@@ -41,6 +41,9 @@ class GatewayProcess:
     def signal(self) -> None:
         self._process.send_signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        self._process.kill()
+
     async def ended(self) -> tuple[int, str]:
         async with asyncio.timeout(START_SECONDS):
             _, errors = await self._process.communicate()
