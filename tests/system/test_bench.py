@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.profiles import write_profile
 from tests.system.running_up import ROOT, Up, up
 
 __all__ = ["up"]
@@ -27,7 +28,8 @@ def test_it_measures_the_stack_that_runs_and_knows_its_stages(up: Callable[..., 
 
 
 def test_goodput_starts_its_own_stacks_and_stops_them(tmp_path: Path):
-    profile, file = write_profile(tmp_path / "profile.json"), tmp_path / "result.json"
+    profile = write_profile(tmp_path / "profile.json", prefill_ms=(1.0, 0.1, 0.0), decode_ms=(2.0, 0.001, 0.1))
+    file = tmp_path / "result.json"
     options = ["--devices", "1", "--rounds", "1", "--requests", "10", "--warmup", "0", "--profile", profile]
     impossible = ["--workload", "fixed:16/4", "--rate", "20", "--slo-ttft", "0.00001", "--slo-tpot", "1"]
     command = [sys.executable, "-m", "cli", "bench", "goodput", *options, *impossible, "--out", file]
@@ -39,20 +41,3 @@ def test_goodput_starts_its_own_stacks_and_stops_them(tmp_path: Path):
     assert runs
     assert not any(run["kept"] for run in runs)
     assert "share all cores" in done.stdout
-
-
-def write_profile(file: Path) -> Path:
-    """Of no machine in particular."""
-    times = {"prefill_ms": [1, 0.1, 0], "decode_small_ms": [2, 0.001, 0.1], "decode_large_ms": [2, 0.001, 0.1]}
-    model = {
-        "layers": 6,
-        "hidden": 256,
-        "weight_bytes": 1 << 20,
-        "kv_bytes_per_token": 1024,
-        "max_tokens": 4096,
-        "parallel": {"1": times | {"large_batch": 1000}},
-    }
-    device = {"name": "cpu", "memory_bytes": 1 << 30, "link_gigabytes_per_second": 1}
-    content = {"format": 1, "source": "made up", "device": device, "models": {"demo": model}}
-    file.write_text(json.dumps(content))
-    return file
