@@ -25,7 +25,7 @@ def build_app(config: GatewayConfig, service: GatewayService, model: ServedModel
         model=model,
         prompts=prompts,
         body=body,
-        pace=config.pace,
+        keep_alive_seconds=config.keep_alive_seconds,
         targets=config.targets,
     )
     routes = Routes(service=service, model=model, prompts=prompts, body=body, started_at=int(time.time()))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from services.gateway.keys import KeyLimits, digest_of
 from services.gateway.requests import Patience
-from services.gateway.stream import Pace
 from services.gateway.targets import Admission, LatencyTargets
 from shared.bus.settings import BusSettings
 from shared.specs.settings import BadSetting, Environment
@@ -27,7 +26,8 @@ class GatewayConfig:
     most_requests: int  # sequences at once, of all clients
     body_seconds: float  # for a body to arrive
     request_seconds: float  # for an answer to be complete
-    pace: Pace
+    send_seconds: float  # for a client to take what is sent, or a good deal of it
+    keep_alive_seconds: float  # a comment is sent on a stream that was quiet for so long
     patience: Patience
     targets: LatencyTargets  # of requests that name none
     admission: Admission  # whom to refuse
@@ -59,10 +59,8 @@ class GatewayConfig:
             most_requests=env.integer("MAX_REQUESTS", 4096, least=1),
             body_seconds=env.number("BODY_TIMEOUT", 30.0, least=0.1),
             request_seconds=env.number("REQUEST_TIMEOUT", 600.0, least=1.0),
-            pace=Pace(
-                send_seconds=env.number("SEND_TIMEOUT", 30.0, least=0.1),
-                keep_alive_seconds=env.number("KEEP_ALIVE", 15.0, least=0.1),
-            ),
+            send_seconds=env.number("SEND_TIMEOUT", 30.0, least=0.1),
+            keep_alive_seconds=env.number("KEEP_ALIVE", 15.0, least=0.1),
             patience=Patience(
                 first=env.number("SUBMIT_TIMEOUT", 5.0, least=0.1),
                 recovery=env.number("RECOVERY_TIMEOUT", 30.0, least=0.1),

@@ -104,10 +104,6 @@ def client_left() -> ApiError:
     return ApiError(499, "The client closed the connection", kind="client_closed")
 
 
-def client_too_slow() -> ApiError:
-    return ApiError(HTTPStatus.REQUEST_TIMEOUT, "The client does not take its data", kind="timeout_error")
-
-
 def wrong_key() -> ApiError:
     message = "A valid API key is needed: send the header 'Authorization: Bearer <key>'"
     return ApiError(HTTPStatus.UNAUTHORIZED, message, kind="authentication_error", code="invalid_api_key")

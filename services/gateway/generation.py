@@ -18,7 +18,7 @@ from services.gateway.model import ServedModel
 from services.gateway.openai import Options, read_chat, read_completion
 from services.gateway.prompts import DEFAULT_COMPLETION_TOKENS, Prompts
 from services.gateway.service import GatewayService
-from services.gateway.stream import EventStream, Pace, collect, given_up_when_client_leaves
+from services.gateway.stream import EventStream, collect, given_up_when_client_leaves
 from services.gateway.targets import LatencyTargets
 
 log = structlog.get_logger()
@@ -32,7 +32,7 @@ class Generation:
     model: ServedModel
     prompts: Prompts
     body: BodyReader
-    pace: Pace
+    keep_alive_seconds: float
     targets: LatencyTargets  # of requests that name none
 
     def check(self, options: Options) -> None:
@@ -62,7 +62,8 @@ class Generation:
                 if options.stream:
                     gaps = self.service.metrics.inter_token_seconds
                     connection = scope["state"]["connection"]
-                    await EventStream(send, connection, self.pace, gaps, options.include_usage).write(answer, form)
+                    stream = EventStream(send, connection, self.keep_alive_seconds, gaps, options.include_usage)
+                    await stream.write(answer, form)
                 else:
                     body = await collect(answer, form)
                     await Response(body, media_type="application/json")(scope, receive, send)

@@ -68,7 +68,11 @@ async def serve(config: GatewayConfig) -> None:
         )
         status.missing = service.missing
         await service.start()
-        server = GatewayServer(build_app(config, service, model), room_for_connections(config.most_connections))
+        server = GatewayServer(
+            build_app(config, service, model),
+            room_for_connections(config.most_connections),
+            config.send_seconds,
+        )
         heart = Heart(bus, service.describe)
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(heart.run()), tasks.create_task(service.run())]

@@ -4,19 +4,15 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
-import structlog
 from prometheus_client import Histogram
 from starlette.types import Receive, Send
 
 from services.gateway.answer import Answer
-from services.gateway.errors import client_left, client_too_slow
+from services.gateway.errors import client_left
 from services.gateway.formats import Form
 from services.gateway.text import Piece
-
-log = structlog.get_logger()
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -57,12 +53,6 @@ async def collect(answer: Answer, form: Form) -> bytes:
         await answer.bell.wait()
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    send_seconds: float  # for a client to take what is sent
-    keep_alive_seconds: float  # a comment is sent on a stream that was quiet for so long
-
-
 class Connection(Protocol):
     """A client's, beyond what ASGI offers."""
 
@@ -74,28 +64,27 @@ class Connection(Protocol):
         """What is sent within leaves at its end, in one write: each costs as much as all else that is done for it."""
         ...
 
-    def cut(self) -> None:
-        """Drop it."""
-        ...
-
 
 class EventStream:
     """Writes an answer's text as it comes: what waits for the client goes out in one write.
 
     Text is written from where it comes, without waking the task that answers: that would cost as much as all else.
 
-    A client that does not read stops the writing, never the taking in of tokens; after a while its connection is cut.
-    One slow timer sees to that and to the keep-alives: a timeout around every wait and every write would cost as much
-    as all else that is done for a token.
+    A client that does not read stops the writing, never the taking in of tokens; after a while its connection is cut
+    (`protocol.py`). One slow timer sees to the keep-alives: a timeout around every wait would cost as much as all else
+    that is done for a token.
     """
 
-    def __init__(self, send: Send, connection: Connection, pace: Pace, gaps: Histogram, include_usage: bool) -> None:
-        """`gaps` observes the seconds between two writes of text."""
-        self._send, self._connection, self._pace, self._gaps = send, connection, pace, gaps
+    def __init__(
+        self, send: Send, connection: Connection, keep_alive_seconds: float, gaps: Histogram, include_usage: bool
+    ) -> None:
+        """A comment is sent when it was quiet for `keep_alive_seconds`; `gaps` observes those between two writes."""
+        self._send, self._connection, self._gaps = send, connection, gaps
+        self._keep_alive_seconds = keep_alive_seconds
         self._include_usage = include_usage
         self._unsent = b""
         self._text_at: float | None = None
-        self._sending_since: float | None = None
+        self._sending = False
         self._sent_at = time.monotonic()
         self._quiet = False
 
@@ -127,7 +116,7 @@ class EventStream:
 
     def _write_now(self, answer: Answer, form: Form) -> bool:
         """What is new, unless there is more to do than to write it, or the client keeps us waiting."""
-        if self._sending_since is not None:
+        if self._sending:
             return False
         text = self._unsent + self._new_text(answer, form)
         if answer.over or not self._connection.write_now(text):
@@ -153,22 +142,16 @@ class EventStream:
         return (form.usage(answer.usage()) if self._include_usage else b"") + DONE
 
     async def _write(self, data: bytes, *, more: bool) -> None:
-        self._sending_since = time.monotonic()
+        self._sending = True
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
-        self._sending_since, self._sent_at, self._quiet = None, time.monotonic(), False
+        self._sending, self._sent_at, self._quiet = False, time.monotonic(), False
 
     def _look_after_later(self, answer: Answer) -> None:
-        pause = min(self._pace.send_seconds, self._pace.keep_alive_seconds) / 4
-        self._timer = asyncio.get_running_loop().call_later(pause, self._look_after, answer)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._keep_alive_seconds / 4, self._look_after, answer)
 
     def _look_after(self, answer: Answer) -> None:
-        now = time.monotonic()
-        if self._sending_since is not None and now - self._sending_since >= self._pace.send_seconds:
-            log.warning("slow_client_cut_off", seconds=now - self._sending_since)
-            answer.give_up(client_too_slow(), "aborted")
-            self._connection.cut()
-            return
-        if self._sending_since is None and now - self._sent_at >= self._pace.keep_alive_seconds:
+        if not self._sending and time.monotonic() - self._sent_at >= self._keep_alive_seconds:
             self._quiet = True
             answer.bell.wake()
         self._look_after_later(answer)

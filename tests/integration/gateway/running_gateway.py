@@ -58,7 +58,7 @@ async def run_gateway(config: GatewayConfig, model: ServedModel, hub: MemoryBus)
         admission=config.admission,
     )
     await service.start()
-    server = GatewayServer(build_app(config, service, model), config.most_connections)
+    server = GatewayServer(build_app(config, service, model), config.most_connections, config.send_seconds)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     url = f"http://127.0.0.1:{port}"

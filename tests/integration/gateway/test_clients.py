@@ -11,7 +11,6 @@ import pytest
 
 from services.gateway.config import GatewayConfig
 from services.gateway.model import ServedModel
-from services.gateway.stream import Pace
 from shared.bus.memory import MemoryBus
 from tests.integration.gateway.running_gateway import RunningGateway, eventually, run_gateway
 
@@ -20,7 +19,7 @@ NOTICED_SECONDS = 0.2  # 0.1 is the promise, the rest is for a busy machine; bel
 
 @pytest.fixture
 async def impatient(config: GatewayConfig, model: ServedModel) -> AsyncIterator[RunningGateway]:
-    config = replace(config, pace=Pace(send_seconds=0.3, keep_alive_seconds=0.1))
+    config = replace(config, send_seconds=0.3, keep_alive_seconds=0.1)
     async with run_gateway(config, model, MemoryBus()) as gateway:
         await gateway.backend.start()
         await gateway.ready()

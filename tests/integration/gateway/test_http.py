@@ -10,7 +10,7 @@ import pytest
 from services.gateway.config import GatewayConfig
 from services.gateway.keys import KeyLimits
 from services.gateway.model import ServedModel
-from services.gateway.server import MOST_HEADER_BYTES
+from services.gateway.protocol import MOST_HEADER_BYTES
 from shared.bus.memory import MemoryBus
 from tests.integration.gateway.running_gateway import RunningGateway, run_gateway
 
