@@ -1,6 +1,7 @@
 """Memory between processes over UCX: CMA within a host, CUDA IPC between its GPUs, TCP or RDMA between hosts."""
 
 import itertools
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
@@ -18,6 +19,7 @@ from shared.transport.worker import UcxContext, UcxWorker
 
 INDEX_BITS = 24  # of a 64-bit tag: which message of its transfer
 MOST_TRANSFERS = 1 << 64 - INDEX_BITS
+FIRST_TRANSFER_BITS = 64 - INDEX_BITS - 1  # as many again are left to count on to
 
 
 class UcxTransport:
@@ -36,7 +38,7 @@ class UcxTransport:
         self._context = UcxContext(cuda_device)
         self._worker = UcxWorker(self._context)
         self.address = pack_address(UCX, this_machine(), self._worker.address)
-        self._transfers = itertools.count(1)
+        self._transfers = itertools.count(secrets.randbits(FIRST_TRANSFER_BITS))  # whoever never asked guesses no tag
         self._lanes: dict[InstanceId, Lane] = {}
         self._connections: dict[tuple[InstanceId, bytes], Connection] = {}
         self._closed = False

@@ -9,6 +9,7 @@ import pytest
 from shared.specs.ids import InstanceId
 from shared.transport.address import LOOPBACK, UCX, pack_address, this_machine
 from shared.transport.interface import Ask, BadAddress, BadBuffer, TransferFailed, Transport
+from shared.transport.ucx import MOST_TRANSFERS
 from tests.integration.transport.conftest import MakeTransport
 
 DECODE = InstanceId("decode-00000001")
@@ -111,6 +112,26 @@ async def test_many_transfers_from_two_peers_at_once_do_not_mix(make_transport: 
     await asyncio.gather(*receives)
     for key, pool in pools.items():
         assert np.array_equal(ours[key], pool)
+
+
+async def test_the_number_of_a_transfer_tells_nobody_those_of_another_process(kind: str, make_transport: MakeTransport):
+    """Over UCX, where a number is all that tells a transfer's messages from others; and none comes twice."""
+    if kind == "loopback":
+        pytest.skip("nobody else is on it")
+    prefill, numbers = Sender(make_transport(PREFILL)), list[int]()
+
+    async def refused(address: bytes, transfer: int) -> None:
+        numbers.append(transfer)
+        raise LookupError
+
+    for receiver in (make_transport(DECODE), make_transport(DECODE)):
+        for _ in range(2):
+            with pytest.raises(LookupError):
+                await receiver.receive(PREFILL, prefill.address, list(empty_pool(1)), refused, 5.0)
+    assert numbers[1] == numbers[0] + 1
+    assert numbers[3] == numbers[2] + 1
+    assert abs(numbers[2] - numbers[0]) > 2, "by chance once in 2**37 times"
+    assert max(numbers) < MOST_TRANSFERS
 
 
 async def test_both_sides_may_pull_from_each_other(make_transport: MakeTransport):
