@@ -23,6 +23,7 @@ log = structlog.get_logger()
 
 OPEN_PATHS = frozenset(("/health", "/live", "/ready", "/ui"))  # the page itself holds nothing
 TRACED_PATHS = frozenset(("/v1/chat/completions", "/v1/completions"))
+LIMITED_PATHS = TRACED_PATHS | {"/tokenize", "/detokenize"}
 OTHER_PATHS = OPEN_PATHS | {
     "/v1/models",
     "/tokenize",
@@ -64,7 +65,7 @@ class Boundary:
         try:
             with structlog.contextvars.bound_contextvars(request_id=call), _root_span(scope, headers) as span:
                 try:
-                    with self._admitted(scope["path"], headers):
+                    with self._admitted(scope, headers):
                         await self._app(scope, receive, send_with_id)
                 except Exception as error:
                     response = error_response(error)
@@ -83,28 +84,41 @@ class Boundary:
             self._metrics.responses.labels(_route(scope["path"]), str(status)).inc()
 
     @contextmanager
-    def _admitted(self, path: str, headers: Headers) -> Iterator[None]:
-        """ApiError if the key is wrong or has used up what it may. Only what is generated counts."""
+    def _admitted(self, scope: Scope, headers: Headers) -> Iterator[None]:
+        """ApiError if the key is wrong or has used up what it may. Only what is computed counts."""
+        path = scope["path"]
         if path in OPEN_PATHS:
             yield
             return
         holder = self._keys.holder(headers.get("authorization", ""))
         if holder is None:
             raise wrong_key()
-        if path not in TRACED_PATHS:
+        if path not in LIMITED_PATHS:
             yield
             return
-        _begin(holder)
+        share = scope["state"]["share"] = Share(holder)
         try:
+            share.grow_to(1)
             yield
         finally:
-            holder.end()
+            holder.end(share.count)
 
 
-def _begin(holder: Holder) -> None:
-    seconds = holder.begin(time.monotonic())
-    if seconds > 0:
-        raise too_many(holder.limits, seconds)
+class Share:
+    """What one call has of what its key may have."""
+
+    def __init__(self, holder: Holder) -> None:
+        self._holder = holder
+        self.count = 0
+
+    def grow_to(self, count: int) -> None:
+        """ApiError if that is more than there is."""
+        seconds = 0.0
+        if count <= self._holder.limits.most:
+            seconds = self._holder.begin(time.monotonic(), count - self.count)
+        if seconds > 0 or count > self._holder.limits.most:
+            raise too_many(self._holder.limits, count, seconds)
+        self.count = count
 
 
 def error_response(error: Exception) -> Response:

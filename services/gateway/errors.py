@@ -72,9 +72,12 @@ def overloaded(message: str, retry_after_seconds: float) -> ApiError:
     )
 
 
-def too_many(limits: KeyLimits, retry_after_seconds: float) -> ApiError:
+def too_many(limits: KeyLimits, count: int, retry_after_seconds: float) -> ApiError:
+    """`count`: the requests of one call."""
     allowed = [(limits.at_once, "at once"), (limits.per_minute, "in a minute")]
-    said = " and ".join(f"{count} requests {when}" for count, when in allowed if count is not None)
+    said = " and ".join(f"{limit} requests {when}" for limit, when in allowed if limit is not None)
+    if count > limits.most:
+        return bad_value("n", f"One API key may have {said} here; these are {count}: each choice of each prompt is one")
     return ApiError(
         HTTPStatus.TOO_MANY_REQUESTS,
         f"One API key may have {said} here",

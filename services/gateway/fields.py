@@ -108,6 +108,25 @@ class Many:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenIds:
+    """A list of integers of which there may be millions: looked at one by one only if something is wrong."""
+
+    most: int  # of each
+
+    def read(self, value: Any, param: str) -> tuple[int, ...]:
+        if isinstance(value, list) and set(map(type, value)) == {int} and min(value) >= 0 and max(value) <= self.most:
+            return tuple(value)
+        return self._each.read(value, param)
+
+    def schema(self) -> dict[str, Any]:
+        return self._each.schema()
+
+    @property
+    def _each(self) -> Many:
+        return Many(Integer(0, self.most), 1, self.most)
+
+
+@dataclass(frozen=True, slots=True)
 class OneOrMany:
     """One string, or a list of them: a tuple either way."""
 

@@ -35,11 +35,13 @@ class Generation:
     keep_alive_seconds: float
     targets: LatencyTargets  # of requests that name none
 
-    def check(self, options: Options) -> None:
+    def check(self, scope: Scope, options: Options, prompts: int = 1) -> None:
+        """ApiError if it asks for another model, or for more than its key may have."""
         if options.model != self.model.name:
             raise unknown_model(options.model)
         if options.ignored:
             log.warning("unknown_fields_ignored", fields=options.ignored)
+        scope["state"]["share"].grow_to(prompts * options.n)
 
     async def respond(
         self,
@@ -78,7 +80,7 @@ class ChatCompletions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         generation, model = self.generation, self.generation.model
         call = read_chat(await generation.body.json(scope, receive))
-        generation.check(call.options)
+        generation.check(scope, call.options)
         prompt = await generation.prompts.of_chat(call)
         room = generation.prompts.room(call.options, prompt, "messages", default=None)
         form = ChatForm(_name("chatcmpl", scope), model.name, model.tokenizer, call.options)
@@ -91,8 +93,8 @@ class Completions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         generation, model = self.generation, self.generation.model
-        call = read_completion(await generation.body.json(scope, receive))
-        generation.check(call.options)
+        call = read_completion(await generation.body.json(scope, receive), generation.prompts.window)
+        generation.check(scope, call.options, len(call.prompts))
         prompts = await generation.prompts.of_completion(call)
         rooms = [
             generation.prompts.room(call.options, prompt, "prompt", DEFAULT_COMPLETION_TOKENS) for prompt in prompts

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,10 +11,15 @@ HASHED = "sha256:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyLimits:
-    """Of each key; None: no limit."""
+    """Of each key; None: no limit. Each choice of each prompt of a call is a request."""
 
     at_once: int | None = None  # requests that are being answered
     per_minute: int | None = None  # requests begun; a key that was quiet may begin as many at once
+
+    @property
+    def most(self) -> float:
+        """More in one call are never allowed."""
+        return min((limit for limit in (self.at_once, self.per_minute) if limit is not None), default=math.inf)
 
 
 @dataclass(slots=True)
@@ -25,22 +31,22 @@ class Holder:
     _left: float = field(default=0.0, init=False)
     _left_at: float | None = field(default=None, init=False)
 
-    def begin(self, now: float) -> float:
-        """0.0, and the request counts as running until `end`; else the seconds until it is worth to ask again."""
+    def begin(self, now: float, count: int = 1) -> float:
+        """0.0, and `count` requests are running until `end`; else the seconds until it is worth to ask again."""
         limits = self.limits
-        if limits.at_once is not None and self.running >= limits.at_once:
+        if limits.at_once is not None and self.running + count > limits.at_once:
             return 1.0
         if limits.per_minute is not None:
             gained = limits.per_minute if self._left_at is None else (now - self._left_at) * limits.per_minute / 60
             self._left, self._left_at = min(self._left + gained, limits.per_minute), now
-            if self._left < 1:
-                return (1 - self._left) * 60 / limits.per_minute
-            self._left -= 1
-        self.running += 1
+            if self._left < count:
+                return (count - self._left) * 60 / limits.per_minute
+            self._left -= count
+        self.running += count
         return 0.0
 
-    def end(self) -> None:
-        self.running -= 1
+    def end(self, count: int = 1) -> None:
+        self.running -= count
 
 
 class KeyRing:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.gateway.errors import bad_value, not_supported
+from services.gateway.errors import bad_value, context_too_long, not_supported
 from services.gateway.fields import Flag, Many, Number, Text, read_table, shown
 from services.gateway.supported import (
     CHAT_FIELDS,
@@ -88,12 +88,13 @@ def read_chat(body: dict[str, Any]) -> ChatCall:
     return ChatCall(messages, _options(body, values, {*CHAT_FIELDS, *CHAT_UNSUPPORTED, "messages"}))
 
 
-def read_completion(body: dict[str, Any]) -> CompletionCall:
+def read_completion(body: dict[str, Any], window: int) -> CompletionCall:
+    """`window`: the most tokens that a prompt may have."""
     _refuse_unsupported(body, COMPLETION_UNSUPPORTED)
     values = read_table(COMPLETION_FIELDS, body)
     if values.pop("best_of", values.get("n", 1)) != values.get("n", 1):
         raise not_supported("best_of")
-    prompts = _prompts(body.get("prompt"))
+    prompts = _prompts(body.get("prompt"), window)
     return CompletionCall(prompts, _options(body, values, {*COMPLETION_FIELDS, *COMPLETION_UNSUPPORTED, "prompt"}))
 
 
@@ -165,7 +166,7 @@ def _content(value: Any, message: str) -> str:
     return "".join(texts)
 
 
-def _prompts(value: Any) -> tuple[str | tuple[int, ...], ...]:
+def _prompts(value: Any, window: int) -> tuple[str | tuple[int, ...], ...]:
     """A string, a list of strings, one list of token ids, or a list of such lists."""
     if value is None:
         raise bad_value("prompt", "'prompt' is missing", "missing_required_parameter")
@@ -176,7 +177,10 @@ def _prompts(value: Any) -> tuple[str | tuple[int, ...], ...]:
     if isinstance(value[0], str):
         return Many(Text(), 1, MOST_CHOICES).read(value, "prompt")
     if isinstance(value[0], list):
+        for prompt in value:
+            check_count(prompt, window, "prompt")
         return Many(TOKEN_IDS, 1, MOST_CHOICES).read(value, "prompt")
+    check_count(value, window, "prompt")
     return (TOKEN_IDS.read(value, "prompt"),)
 
 
@@ -214,8 +218,13 @@ def _refuse_constant(name: str) -> Any:
 
 def check_token_ids(tokens: Iterable[int], vocabulary: int, param: str) -> None:
     """ApiError if a token id is not one of the model's."""
-    for token in tokens:
-        if token >= vocabulary:
-            raise bad_value(
-                param, f"'{param}' holds token id {token}, but the model's vocabulary ends at {vocabulary - 1}"
-            )
+    largest = max(tokens, default=0)
+    if largest >= vocabulary:
+        message = f"'{param}' holds token id {largest}, but the model's vocabulary ends at {vocabulary - 1}"
+        raise bad_value(param, message)
+
+
+def check_count(tokens: Any, window: int, param: str) -> None:
+    """ApiError if there are more than can be served: before each is looked at, which takes long for millions."""
+    if isinstance(tokens, list) and len(tokens) > window:
+        raise context_too_long(window, len(tokens), 0, param)

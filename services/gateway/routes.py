@@ -1,6 +1,7 @@
 """The routes beside generation: models, tokens, health, and the document that describes them all."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
@@ -10,7 +11,7 @@ from services.gateway.body import BodyReader
 from services.gateway.errors import bad_value, unknown_model
 from services.gateway.fields import Field, Flag, Text, read_table
 from services.gateway.model import ServedModel
-from services.gateway.openai import check_token_ids, read_messages
+from services.gateway.openai import check_count, check_token_ids, read_messages
 from services.gateway.openapi import VERSION, document
 from services.gateway.prompts import Prompts
 from services.gateway.service import GatewayService
@@ -32,6 +33,7 @@ class Routes:
     prompts: Prompts
     body: BodyReader
     started_at: int  # Unix time
+    tokenizing: asyncio.Lock = field(default_factory=asyncio.Lock)  # one text at a time: prompts have a thread left
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -69,14 +71,17 @@ class Routes:
         else:
             text = self.prompts.chat_text(read_messages(body["messages"]))
             special_tokens = values.get("add_special_tokens", False)
-        tokens = await self.model.tokenizer.encode(text, special_tokens)
+        async with self.tokenizing:
+            tokens = await self.model.tokenizer.encode(text, special_tokens)
         answer: dict[str, Any] = {"count": len(tokens), "max_model_len": self.prompts.window, "tokens": tokens}
         if values.get("return_token_strs"):
             answer["token_strs"] = [self.model.tokenizer.token_text(token) for token in tokens]
         return JSONResponse(answer)
 
     async def detokenize(self, request: Request) -> Response:
-        values = read_table(DETOKENIZE_FIELDS, await self.body.json(request.scope, request.receive))
+        body = await self.body.json(request.scope, request.receive)
+        check_count(body.get("tokens"), self.prompts.window, "tokens")
+        values = read_table(DETOKENIZE_FIELDS, body)
         self._check_model(values)
         if "tokens" not in values:
             raise bad_value("tokens", "'tokens' is missing", "missing_required_parameter")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from services.gateway.fields import Field, Flag, Integer, Many, Number, OneOrMany, Text
+from services.gateway.fields import Field, Flag, Integer, Many, Number, OneOrMany, Text, TokenIds
 
 MOST_MESSAGES = 4096
 MOST_CHOICES = 128  # of one prompt; also the most prompts of one call
@@ -10,7 +10,7 @@ MOST_TOKENS = 2**31 - 1
 ROLES = ("system", "developer", "user", "assistant")
 
 STOP = OneOrMany(Text(1, 1024), most=4)
-TOKEN_IDS = Many(Integer(0, MOST_TOKENS), 1, MOST_TOKENS)
+TOKEN_IDS = TokenIds(MOST_TOKENS)
 
 SHARED_FIELDS: dict[str, Field] = {
     "model": Text(1, 256),

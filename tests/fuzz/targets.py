@@ -95,7 +95,7 @@ def _template(data: bytes) -> None:
 
 def _chat(data: bytes) -> None:
     body = read_json(data)
-    for read in (read_chat, read_completion):
+    for read in (read_chat, lambda body: read_completion(body, 10_000)):
         with suppress(ApiError):
             read(body)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from services.gateway.keys import KeyLimits
 from services.gateway.model import ServedModel
 from services.gateway.protocol import MOST_HEADER_BYTES
 from shared.bus.memory import MemoryBus
-from tests.integration.gateway.running_gateway import RunningGateway, run_gateway
+from tests.integration.gateway.running_gateway import RunningGateway, eventually, run_gateway
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -225,3 +226,52 @@ async def test_a_key_that_has_used_up_its_minute_is_told_when_to_come_back(
         assert 50 < int(answers[1].headers["retry-after"]) <= 60
         assert answers[1].json()["error"]["code"] == "rate_limit_exceeded"
         assert (await gateway.http.get("/v1/models", headers=headers[0])).status_code == 200
+
+
+async def test_each_choice_of_each_prompt_counts_for_the_limits_of_a_key(
+    config: GatewayConfig, model: ServedModel
+) -> None:
+    async with run_gateway(replace(config, key_limits=KeyLimits(at_once=4)), model, MemoryBus()) as gateway:
+        await gateway.backend.start()
+        await gateway.ready()
+        body = {"model": "tiny", "prompt": ["x", "y"], "max_tokens": 3}
+        assert (await gateway.http.post("/v1/completions", json=body | {"n": 2})).status_code == 200
+        refusal = await gateway.http.post("/v1/completions", json=body | {"n": 3})
+        assert (refusal.status_code, refusal.json()["error"]["param"]) == (400, "n")
+        gateway.backend.queueing = True
+        running = asyncio.create_task(gateway.http.post("/v1/completions", json=body))
+        await eventually(lambda: gateway.service.live_requests == 2)
+        assert (await gateway.http.post("/v1/completions", json=body | {"n": 2})).status_code == 429
+        assert (await gateway.http.post("/tokenize", json={"prompt": "x"})).status_code == 200
+        await cancelled(running)
+        await eventually(lambda: not gateway.service.live_requests)
+        gateway.backend.queueing = False
+        assert (await gateway.http.post("/v1/completions", json=body | {"n": 2})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/tokenize", {"prompt": "x"}), ("/detokenize", {"tokens": [70]}), ("/v1/chat/completions", CHAT)],
+)
+async def test_whatever_computes_counts_for_the_limits_of_a_key(
+    config: GatewayConfig, model: ServedModel, path: str, body: dict[str, Any]
+) -> None:
+    async with run_gateway(replace(config, key_limits=KeyLimits(per_minute=1)), model, MemoryBus()) as gateway:
+        await gateway.backend.start()
+        await gateway.ready()
+        answers = [await gateway.http.post(path, json=body) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 429]
+
+
+async def test_millions_of_token_ids_are_refused_at_once(gateway: RunningGateway) -> None:
+    body = b'{"model": "tiny", "%s": [' + b"1," * 2_000_000 + b"1]}"
+    for path, name in (("/v1/completions", b"prompt"), ("/detokenize", b"tokens")):
+        headers = {"content-type": "application/json"}
+        answer = await gateway.http.post(path, content=body.replace(b"%s", name), headers=headers)
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

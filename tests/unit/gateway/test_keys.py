@@ -36,6 +36,16 @@ def test_each_key_has_limits_of_its_own() -> None:
     assert first.begin(0.0) == 0.0
 
 
+def test_a_call_of_several_requests_takes_as_many_or_none() -> None:
+    holder = Holder(KeyLimits(at_once=5, per_minute=6))
+    assert holder.begin(0.0, 4) == 0.0
+    assert holder.begin(0.0, 2) > 0
+    holder.end(4)
+    assert holder.begin(0.0, 3) == pytest.approx(10.0)  # of the minute's six, two are left
+    assert holder.running == 0
+    assert holder.limits.most == 5
+
+
 def test_requests_in_a_minute_are_limited_and_come_back_evenly() -> None:
     holder = Holder(KeyLimits(per_minute=6))
     assert [holder.begin(100.0) for _ in range(6)] == [0.0] * 6

@@ -3,8 +3,9 @@ from typing import Any
 
 import pytest
 
+from services.gateway import openai
 from services.gateway.errors import ApiError
-from services.gateway.openai import check_token_ids, read_chat, read_completion, read_json
+from services.gateway.openai import CompletionCall, check_token_ids, read_chat, read_json
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 COMPLETION = {"model": "m", "prompt": "hi"}
@@ -15,6 +16,10 @@ def refused(read: Any, body: dict[str, Any]) -> ApiError:
         read(body)
     assert caught.value.status == 400
     return caught.value
+
+
+def read_completion(body: dict[str, Any]) -> CompletionCall:
+    return openai.read_completion(body, window=100)
 
 
 def test_a_chat_call_with_nothing_chosen_has_openais_defaults() -> None:
@@ -236,6 +241,11 @@ def test_a_body_that_is_no_json_object_is_refused(data: bytes) -> None:
         read_json(data)
     assert caught.value.status == 400
     assert json.loads(caught.value.body())["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("prompt", [[0, *"x" * 100], [[1], ["x"] * 101]])
+def test_token_ids_are_counted_before_they_are_looked_at(prompt: Any) -> None:
+    assert refused(read_completion, COMPLETION | {"prompt": prompt}).code == "context_length_exceeded"
 
 
 def test_token_ids_end_with_the_vocabulary() -> None:
