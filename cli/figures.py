@@ -13,12 +13,13 @@ INK, GRID = "#333333", "#e4e4e4"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 
 
-def new_figure(rows: int, columns: int, title: str) -> "tuple[Figure, Any]":
+def new_figure(rows: int, columns: int, title: str = "") -> "tuple[Figure, Any]":
     """The figure and its array of axes, [rows, columns]. No window, no state that outlives it."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.2 * columns, 3.7 * rows), layout="constrained")
-    figure.suptitle(title, fontsize=12)
+    if title:
+        figure.suptitle(title, fontsize=12)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.grid(color=GRID)
@@ -34,4 +35,4 @@ def save(figure: "Figure", file: Path) -> None:
     try:
         figure.savefig(file, dpi=120)
     except (ValueError, OSError) as error:
-        raise Problem(f"--plot {file}: {error}") from error
+        raise Problem(f"cannot draw {file}: {error}") from error

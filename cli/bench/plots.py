@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.bench.calls import Answer
 from cli.bench.statistics import attainment_by_scale
+from cli.figures import PALETTE, new_figure, save
 from services.scheduler.planner.goodput import Promise
 
 if TYPE_CHECKING:
@@ -13,12 +14,12 @@ if TYPE_CHECKING:
 
 SCALES = [0.1 * step for step in range(1, 41)]
 MOST_CURVES = 6
-SIZE_INCHES = (6.4, 4.2)
 
 
 def draw_all(report: Mapping[str, Any], stem: Path) -> list[Path]:
     """The PNG files that were written: `stem`-attainment.png and so on."""
-    runs = sorted((run for run in report["runs"] if not run["stopped"]), key=lambda run: run["rate"])
+    by_rate = sorted(report["runs"], key=lambda run: run["rate"])
+    runs, lost = ([run for run in by_rate if bool(run["stopped"]) == stopped] for stopped in (False, True))
     if not runs:
         return []
     answers = {run["rate"]: [Answer.from_json(row) for row in run["answers"]] for run in runs}
@@ -29,30 +30,32 @@ def draw_all(report: Mapping[str, Any], stem: Path) -> list[Path]:
         _figure(stem, "slo-scale", lambda axes: _by_scale(axes, shown, promise)),
         _figure(stem, "latency", lambda left, right: _latencies(left, right, shown, promise), panels=2),
     ]
-    if len(runs) > 1:
-        written.append(_figure(stem, "attainment", lambda axes: _by_rate(axes, runs, promise)))
+    if len(by_rate) > 1:
+        written.append(_figure(stem, "attainment", lambda axes: _by_rate(axes, runs, lost, promise)))
     if any(run["stages_s"] for run in runs):
         written.append(_figure(stem, "stages", lambda axes: _stages(axes, runs)))
     return written
 
 
 def _figure(stem: Path, name: str, draw: Any, panels: int = 1) -> Path:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(SIZE_INCHES[0] * panels, SIZE_INCHES[1]), layout="constrained")
-    FigureCanvasAgg(figure)
-    draw(*(figure.add_subplot(1, panels, number + 1) for number in range(panels)))
+    figure, axes = new_figure(1, panels)
+    draw(*axes.flat)
     file = stem.with_name(f"{stem.name}-{name}.png")
-    figure.savefig(file, dpi=120)
+    save(figure, file)
     return file
 
 
-def _by_rate(axes: "Axes", runs: Sequence[Mapping[str, Any]], promise: Promise) -> None:
+def _by_rate(
+    axes: "Axes", runs: Sequence[Mapping[str, Any]], lost: Sequence[Mapping[str, Any]], promise: Promise
+) -> None:
+    """`lost`: of what had been sent when they were stopped."""
     rates = [run["rate"] for run in runs]
     for key, label, style in (("joint", "both targets", "o-"), ("ttft", "TTFT", "^--"), ("tpot", "TPOT", "v--")):
         axes.plot(rates, [100 * run["attainment"][key] for run in runs], style, label=label)
     low, high = ([100 * run["attainment_interval"][side] for run in runs] for side in (0, 1))
+    if lost:
+        shares = [100 * run["attainment"]["joint"] for run in lost]
+        axes.plot([run["rate"] for run in lost], shares, "o", color=PALETTE[0], fillstyle="none", label="lost, stopped")
     axes.fill_between(rates, low, high, alpha=0.15)
     _percent_axis(axes, promise)
     axes.set_xlabel("requests per second")

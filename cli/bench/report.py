@@ -83,7 +83,7 @@ def read(file: Path) -> dict[str, Any]:
         raise Problem(f"{file}: {error.strerror}") from error
     except ValueError as error:
         raise Problem(f"{file} is not JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT or "runs" not in content:
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not {"runs", "shapes"} & content.keys():
         raise Problem(f"{file} was not written by ./distserve bench")
     return content
 

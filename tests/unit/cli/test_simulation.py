@@ -140,7 +140,7 @@ def test_what_was_found_can_be_drawn(command: str, tmp_path: Path):
 
 
 def test_a_file_that_is_no_picture_is_refused(tmp_path: Path):
-    with pytest.raises(Problem, match=r"--plot .*drawn\.xyz"):
+    with pytest.raises(Problem, match=r"cannot draw .*drawn\.xyz"):
         _run("simulate", "--placement", "tp1 + tp1", *SHORT, "--plot", str(tmp_path / "drawn.xyz"))
 
 
