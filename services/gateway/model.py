@@ -68,11 +68,18 @@ def load_model(model: str, name: str) -> ServedModel:
 
 def _template(folder: Path, special_tokens: dict[str, str], most_chars: int) -> ChatTemplate | None:
     file = folder / "chat_template.jinja"
-    source = file.read_text() if file.is_file() else _read(folder / "tokenizer_config.json").get("chat_template")
+    if file.is_file():
+        source = _text(file)
+    else:
+        file = folder / "tokenizer_config.json"
+        source = _read(file).get("chat_template")
     if isinstance(source, list):  # several, by name
-        source = next((one["template"] for one in source if one["name"] == "default"), None)
+        named = [one for one in source if isinstance(one, dict)]
+        source = next((one.get("template") for one in named if one.get("name") == "default"), None)
     if not source:
         return None
+    if not isinstance(source, str):
+        raise _wrong(file, "its chat_template is no text")
     try:
         return ChatTemplate(source, special_tokens, most_chars)
     except TemplateSyntaxError as error:
@@ -91,7 +98,24 @@ def _special_tokens(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _read(file: Path) -> dict[str, Any]:
     """A JSON file of the model; empty if it has none."""
+    if not file.is_file():
+        return {}
     try:
-        return json.loads(file.read_text()) if file.is_file() else {}
-    except ValueError as error:
-        raise BadSetting(f"{file} is not valid JSON: {error}") from error
+        content = json.loads(_text(file))
+        json.dumps(content, ensure_ascii=False).encode()  # JSON can write half of a surrogate pair, which is no text
+    except (ValueError, RecursionError) as error:
+        raise _wrong(file, f"it is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise _wrong(file, "it holds no JSON object")
+    return content
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _wrong(file, str(error)) from error
+
+
+def _wrong(file: Path, why: str) -> BadSetting:
+    return BadSetting(f"{file} cannot be used: {why}; fetch the model's files again, or correct this one")

@@ -42,7 +42,7 @@ class ChatTemplate:
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
             self._template = environment.from_string(source)
-        except RecursionError:
+        except (RecursionError, SyntaxError):  # Python's own, of the code that jinja2 makes of it
             raise jinja2.TemplateSyntaxError("it is nested too deeply", 1) from None
         self._special_tokens = dict(special_tokens)
         self._most_chars = most_chars

@@ -12,6 +12,7 @@ from typing import Any
 from cli.plan_file import understand
 from cli.problems import Problem
 from services.gateway.errors import ApiError
+from services.gateway.model import load_model
 from services.gateway.openai import read_chat, read_completion, read_json
 from services.gateway.template import ChatTemplate
 from services.scheduler.simulator.placement import BadPlacement, parse_placement
@@ -26,10 +27,12 @@ from shared.specs.model import BadModel
 from shared.specs.model_config import read_model_spec
 from shared.specs.record import Record
 from shared.specs.sampling import Sampling
+from shared.specs.settings import BadSetting
 from shared.telemetry import traces
 from shared.telemetry.trace_reader import Span, calls_in, spans_in
 from shared.transport.address import UCX, pack_address, unpack_address
 from shared.transport.interface import BadAddress
+from tests.tiny_tokenizer import write_tokenizer
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="fuzz-"))
 CLASSES = [
@@ -91,6 +94,21 @@ def _template(data: bytes) -> None:
     except jinja2.TemplateSyntaxError:
         return
     template.render([{"role": "user", "content": "hi"}])
+
+
+def _served_model(name: str) -> Callable[[bytes], None]:
+    """The folder of a model of which one file holds the bytes."""
+    folder = SCRATCH / f"served-{name}"
+
+    def parse(data: bytes) -> None:
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            write_tokenizer(folder)
+            (folder / "config.json").write_text(json.dumps(_LLAMA))
+        (folder / name).write_bytes(data)
+        load_model(str(folder), "m").tokenizer.close()
+
+    return parse
 
 
 def _chat(data: bytes) -> None:
@@ -177,6 +195,12 @@ _SPAN = {
 _SPAN_LINE = b"%b\n" % json.dumps({"resourceSpans": [{"resource": {}, "scopeSpans": [{"spans": [_SPAN]}]}]}).encode()
 
 
+def _tokenizers() -> tuple[bytes, ...]:
+    with tempfile.TemporaryDirectory() as folder:
+        write_tokenizer(Path(folder))
+        return ((Path(folder) / "tokenizer.json").read_bytes(),)
+
+
 def _json(*values: object) -> tuple[bytes, ...]:
     return tuple(json.dumps(value).encode() for value in values)
 
@@ -186,6 +210,17 @@ TARGETS: dict[str, Target] = {
     "chat_template": Target(
         _template, (ApiError,), (b"{% for m in messages %}{{ m.content | upper }}{% endfor %}", b"{{ bos_token }}")
     ),
+    "tokenizer_config": Target(
+        _served_model("tokenizer_config.json"),
+        (BadSetting,),
+        _json(
+            {"chat_template": "{{ bos_token }}", "bos_token": {"content": "<s>"}, "eos_token": "</s>"},
+            {"chat_template": [{"name": "default", "template": "{{ messages[0].content }}"}]},
+        ),
+    ),
+    "special_tokens": Target(_served_model("special_tokens_map.json"), (BadSetting,), _json({"eos_token": "</s>"})),
+    "template_file": Target(_served_model("chat_template.jinja"), (BadSetting,), (b"{{ bos_token }}",)),
+    "tokenizer": Target(_served_model("tokenizer.json"), (BadSetting,), _tokenizers()),
     "bus_message": Target(
         _message,
         (MalformedMessage,),

@@ -16,6 +16,13 @@ FOUND = [
     ("request_trace", b'{"ar\x9bival_s": 0.5, "input_len": 3, "output_len": 2}\n'),
     ("request_trace", b'{"arrival_s": 0.5, "input_len": 1e999, "output_len": 2}\n'),
     ("chat_template", b"{{" + b"(" * 2000),
+    ("chat_template", b"{% for i in x %}" * 30 + b"{% endfor %}" * 30),
+    ("special_tokens", b"[]"),
+    ("special_tokens", b'{"eos_token": "\\ud800"}'),
+    ("tokenizer_config", b'{"chat_template": [{"name": "default"}, {"template": "x"}, 5]}'),
+    ("tokenizer_config", b'{"chat_template": 5}'),
+    ("tokenizer_config", b"[" * 100_000),
+    ("template_file", b"\xff"),
     (
         "bus_message",
         bytes.fromhex("92ad5375626d69745265717565737497a17201a9676174657761792d31a16d920102909d0307cb")

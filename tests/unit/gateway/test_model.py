@@ -72,6 +72,9 @@ def test_of_several_templates_the_default_is_used(folder: Path) -> None:
         ("config.json", {"architectures": ["BertModel"]}, "cannot be served"),
         ("config.json", None, "cannot be served"),
         ("tokenizer_config.json", {"chat_template": "{% for %}"}, "line 1"),
+        ("tokenizer_config.json", {"chat_template": 5}, r"tokenizer_config\.json cannot be used: .*fetch"),
+        ("tokenizer_config.json", {"chat_template": [{"name": "default", "template": 5}]}, "no text"),
+        ("special_tokens_map.json", ["</s>"], r"special_tokens_map\.json cannot be used: it holds no JSON object"),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_said(folder: Path, name: str, content: Any, words: str) -> None:
@@ -86,6 +89,12 @@ def test_what_is_neither_a_folder_nor_on_the_hub_is_said(monkeypatch: pytest.Mon
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(BadSetting, match="neither a folder nor"):
         load_model("nobody/has-this-model", "m")
+
+
+def test_a_template_file_that_is_no_text_is_named(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(BadSetting, match=r"chat_template\.jinja cannot be used"):
+        load_model(str(folder), "m")
 
 
 def test_a_broken_tokenizer_file_is_named(folder: Path) -> None:
