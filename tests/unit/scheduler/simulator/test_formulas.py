@@ -58,7 +58,7 @@ def test_kv_moves_at_the_speed_of_the_link():
     assert outcome.summary()["stages"]["transfer"]["mean_s"] == pytest.approx(512 * 4 * 64 * 9216 / 3.125e9)
 
 
-def _mean_ttft(placement: str, load: float, requests: int = 60_000) -> tuple[float, float]:
+def _mean_ttft(placement: str, load: float, requests: int) -> tuple[float, float]:
     """(simulated mean, service time D) at `load` = rate * D for prompts of 512 tokens that are never batched."""
     service = serve(placement, _alone(512, 1), batch_tokens=1)
     group = setup(placement).placement.prefill
@@ -68,10 +68,10 @@ def _mean_ttft(placement: str, load: float, requests: int = 60_000) -> tuple[flo
     return float(serve(placement, trace, batch_tokens=1, queue_requests=10**6).ttft.mean()), seconds
 
 
-@pytest.mark.parametrize("load", [0.2, 0.5, 0.7])
-def test_the_queue_is_the_one_of_theory(load: float):
+@pytest.mark.parametrize(("load", "requests"), [(0.2, 60_000), (0.5, 60_000), (0.8, 200_000)])
+def test_the_queue_is_the_one_of_theory(load: float, requests: int):
     """M/D/1: D + R D^2 / (2 (1 - R D)), paper section 3.1."""
-    mean, seconds = _mean_ttft("tp1 + tp1", load)
+    mean, seconds = _mean_ttft("tp1 + tp1", load, requests)
     assert mean == pytest.approx(seconds + load * seconds / (2 * (1 - load)), rel=0.02)
 
 
