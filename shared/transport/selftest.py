@@ -83,7 +83,7 @@ async def answer_link_test(transport: Transport, message: LinkTest, scratch: All
 
 def pattern(transfer: int, size: int) -> np.ndarray:
     """`size` bytes, uint8, that look random and are another sequence for every transfer."""
-    words = np.arange(-(-size // 8), dtype=np.uint64) + np.uint64(transfer << 32)
+    words = np.arange(-(-size // 8), dtype=np.uint64) + np.uint64((transfer << 32) % (1 << 64))
     return ((words ^ (words >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)).view(np.uint8)[:size]
 
 

@@ -38,3 +38,8 @@ def test_gpu_memory_through_the_host_is_called_by_its_name():
 
 def test_the_right_transport_at_an_impossible_speed_is_not_believed():
     assert "0.30 GB/s over cuda_ipc" in shortcoming("cuda_ipc", 0.3, cuda=True)
+
+
+def test_the_pattern_of_a_link_test_is_made_for_any_number_that_a_transfer_may_have():
+    made = [bytes(pattern(transfer, 64)) for transfer in (0, 1, 2**39 + 7, 2**39 + 8, 2**40 - 1)]
+    assert len(set(made)) == len(made)
