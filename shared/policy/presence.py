@@ -18,6 +18,10 @@ class Presence:
     def heard(self, instance: InstanceId, now: float) -> None:
         self._last[instance] = now
 
+    def expect(self, instance: InstanceId, now: float) -> None:
+        """Others speak of it: should it never be heard, it is lost too. That it is alive only it can say itself."""
+        self._last.setdefault(instance, now)
+
     def pardon(self, now: float) -> None:
         """Nobody could be heard until now: nobody's silence counts."""
         self._last = dict.fromkeys(self._last, now)

@@ -36,8 +36,8 @@ class Neighbours:
         return await bus.subscribe(Beat.SUBJECT.format(role="*", instance="*"), self._heard, Beat)
 
     def expect(self, instance: InstanceId) -> None:
-        """Somebody was heard of in another way: should it never beat, it is lost too."""
-        self._presence.heard(instance, time.monotonic())
+        """Somebody was heard of in another way."""
+        self._presence.expect(instance, time.monotonic())
 
     async def run(self) -> None:
         while True:
@@ -55,6 +55,6 @@ class Neighbours:
             return
         if beat.instance not in self._presence:
             self._greet()
-        self.expect(beat.instance)
+        self._presence.heard(beat.instance, time.monotonic())
         if self._on_beat is not None:
             await self._on_beat(beat)

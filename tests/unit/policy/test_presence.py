@@ -19,6 +19,14 @@ def test_an_instance_that_speaks_again_is_back():
     assert presence.lost(now=14.0) == ["decode-1"]
 
 
+def test_what_others_say_of_an_instance_does_not_keep_it_alive():
+    """A dead gateway's requests go on being started while they are handed over."""
+    presence = Presence(limit_seconds=3.0)
+    presence.expect(InstanceId("gateway-1"), now=0.0)
+    presence.expect(InstanceId("gateway-1"), now=2.0)
+    assert presence.lost(now=3.1) == ["gateway-1"]
+
+
 def test_after_a_time_in_which_nobody_could_be_heard_everybody_has_the_whole_limit_again():
     presence = Presence(limit_seconds=3.0)
     presence.heard(InstanceId("decode-1"), now=0.0)
