@@ -120,9 +120,12 @@ async def _trial(tormented: TormentedStack, stack: Stack, seed: int, seconds: fl
     planned = schedule(seed, seconds)
     loading = asyncio.create_task(load.run(seconds))
     faults = Faults(tormented, load, DRAIN_SECONDS)
-    befell = await _inject(planned, faults, load, console)
-    await loading
-    faults.close()
+    try:
+        befell = await _inject(planned, faults, load, console)
+        await loading
+    finally:
+        loading.cancel()
+        faults.close()
     troubles = sorted((one for story in load.stories for one in story.troubles), key=lambda one: one.at)
     judge(troubles, faults.outages, tormented.parts_of_roles())
     violations += [one.told() for one in troubles if one.cause is None]

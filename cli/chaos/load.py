@@ -5,7 +5,6 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import httpx
@@ -116,9 +115,13 @@ class Load:
             self.stories.append(reading.story)
             self._open.append(reading)
             reading.task = asyncio.create_task(self._answered(client, reading))
-            with suppress(asyncio.CancelledError):
-                await asyncio.shield(reading.task)
-            self._open.remove(reading)
+            try:
+                await asyncio.wait({reading.task})  # which may have been told to leave
+            finally:
+                reading.task.cancel()
+                self._open.remove(reading)
+            if not reading.task.cancelled():
+                reading.task.result()
             reading.story.ended_at = self.now
             self._judge(reading, self._expected[number], whole=not reading.story.left)
 
