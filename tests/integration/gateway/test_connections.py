@@ -48,8 +48,8 @@ def short_heads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def impatient(config: GatewayConfig, model: ServedModel) -> AsyncIterator[RunningGateway]:
-    """One request at once, and 0.3 seconds to take what is sent."""
-    config = replace(config, send_seconds=0.3, key_limits=KeyLimits(at_once=1))
+    """A hundred requests at once, and 0.3 seconds to take what is sent."""
+    config = replace(config, send_seconds=0.3, key_limits=KeyLimits(at_once=100))
     async with run_gateway(config, model, MemoryBus()) as gateway:
         gateway.backend.text = "y" * 200
         await gateway.backend.start()
@@ -147,7 +147,7 @@ async def test_an_answer_that_nobody_takes_is_thrown_away(impatient: RunningGate
 async def test_whoever_asks_again_before_taking_the_answer_keeps_no_slot_of_its_key(impatient: RunningGateway) -> None:
     with await lazy_client(impatient, LONG_ANSWER) as lazy:
         await eventually(lambda: answered(impatient, "/tokenize"))
-        await asyncio.get_running_loop().sock_sendall(lazy, chat())
+        await asyncio.get_running_loop().sock_sendall(lazy, chat(n=100))
         await eventually(lambda: not impatient.server.server_state.connections)
         answer = await impatient.http.post("/v1/completions", json={"model": "tiny", "prompt": "x", "max_tokens": 3})
         assert answer.status_code == 200
