@@ -52,7 +52,7 @@ def a_long_answer(stack: Up) -> Iterator[None]:
         lines = response.iter_lines()
         next(lines)
         yield
-        lines.close()  # named until here: httpx hangs up when an iterator that it gave out is collected
+        del lines  # named until here: httpx hangs up when an iterator that it gave out is collected
 
 
 def folder_of(stack: Up) -> Path:
