@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from services.gateway.config import GatewayConfig
 from services.gateway.errors import unavailable
 from services.gateway.model import ServedModel
+from services.gateway.requests import Patience
 from shared.bus.memory import MemoryBus
 from shared.messages.requests import AbortRequest, RefusalReason, Refused, SubmitRequest
 from shared.messages.sealed import new_seal_key, seal, unseal
@@ -127,6 +128,7 @@ async def test_after_a_reconnect_the_workers_are_asked_at_once_and_all_is_sent_i
 async def test_a_submission_that_fails_as_nobody_foresaw_is_made_again(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(gateway.service, "_patience", Patience(first=5.0, recovery=5.0))
     bus = gateway.service._bus
     request, failures = bus.request, []
 
@@ -137,7 +139,7 @@ async def test_a_submission_that_fails_as_nobody_foresaw_is_made_again(
         return await request(*args, **kwargs)
 
     monkeypatch.setattr(bus, "request", fail_twice)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         assert await streamed_text(gateway) == gateway.backend.text
     assert len(failures) == 2
 
