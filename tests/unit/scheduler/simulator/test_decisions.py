@@ -23,7 +23,7 @@ from services.scheduler.simulator.workload import Trace, draw
 from services.scheduler.simulator.world import World
 from shared.messages.instances import Capacity
 from shared.specs.ids import InstanceId
-from tests.unit.scheduler.simulator.served import serve, setup
+from tests.unit.scheduler.simulator.served import setup
 from tests.unit.scheduler.simulator.stepwise import Stepwise
 
 TIMES = Coefficients((10.0, 0.1, 0.0), (8.0, 0.01, 0.5), (6.0, 0.01, 0.6), 4)
@@ -107,14 +107,25 @@ class Recording(Dispatcher):
         return effects
 
 
-@pytest.mark.parametrize("placement", ["2x tp1 + 2x tp1", "3x tp1 colocated"])
-def test_a_live_dispatcher_decides_the_same_on_the_simulators_events(placement: str, monkeypatch: pytest.MonkeyPatch):
+@settings(max_examples=20, deadline=None)
+@given(
+    st.sampled_from(["2x tp1 + 2x tp1", "1x tp2 + 3x tp1", "3x tp1 colocated"]),
+    st.sampled_from(["prefill_priority", "chunked"]),
+    st.sampled_from(["chatbot", "code", "fixed:512/64"]),
+    st.floats(0.5, 40),
+    st.integers(0, 1000),
+)
+def test_a_live_dispatcher_decides_the_same_on_the_simulators_events(
+    placement: str, order: Any, workload: str, rate: float, seed: int
+):
     """Told through the journal's form, as events of the live system are."""
-    monkeypatch.setattr(world_module, "Dispatcher", Recording)
-    monkeypatch.setattr(Recording, "log", [])
-    serve(placement, draw("chatbot", 300, 1).stretched(0.2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world_module, "Dispatcher", Recording)
+        Recording.log.clear()
+        trace = draw(workload, 100, seed).stretched(1 / rate)
+        simulate(setup(placement, order=order, decode_queue_requests=8, max_batch=24), trace)
     live = Dispatcher(Limits(settle_seconds=0.0, queue_seconds=0.0))
-    assert len(Recording.log) > 1000
+    assert len(Recording.log) > 300
     for told, effects in Recording.log:
         again = from_tagged(json.loads(to_json(tagged(told))), Event)
         assert live.step(again) == effects
