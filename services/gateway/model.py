@@ -52,7 +52,9 @@ def load_model(model: str, name: str) -> ServedModel:
         raise BadSetting(f"DISTSERVE_MODEL={model!r} cannot be served: {error}") from error
     try:
         tokenizer = Tokenizer(folder / "tokenizer.json")
-    except Exception as error:  # the library has no class of its own for it
+    except BaseException as error:  # the library has no class of its own for it; its panics are not even an Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise BadSetting(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
     special_tokens = dict(_special_tokens(folder))
     end = tokenizer.id_of(special_tokens.get("eos_token", ""))

@@ -24,6 +24,11 @@ FOUND = [
     ("tokenizer_config", b"[" * 100_000),
     ("template_file", b"\xff"),
     (
+        "tokenizer",
+        b'{"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "continuing_subword_prefix": "##########", '
+        b'"vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}}',
+    ),
+    (
         "bus_message",
         bytes.fromhex("92ad5375626d69745265717565737497a17201a9676174657761792d31a16d920102909d0307cb")
         + b"\xff" * 7
