@@ -119,11 +119,10 @@ def goodput(
         trace = options.trace_path(trace, workload)
         count = requests or (options.FOR_A_RATE if trace is None else None)
         traces = options.draws_for_goodput(trace, workload, count, seed, cv, seeds)
-        seeds = len(traces)
         if compat is not None:
             found = goodput_as_authors(setup, traces, wanted, tolerance=0.01)
         else:
-            found = find_goodput(setup, traces, wanted, seeds=seeds, tolerance=0.01, least=len(traces[0]))
+            found = find_goodput(setup, traces, wanted, seeds=len(traces), tolerance=0.01, least=len(traces[0]))
     except ValueError as error:
         raise Problem(str(error)) from error
     gpus = setup.placement.gpus

@@ -38,9 +38,8 @@ MESSAGES = (
 )
 
 
-async def test_kv_is_sent_to_nobody_who_does_not_have_the_secret_of_its_handle(
-    connect, make_transport, model: Path, alone, hub: MemoryBus
-):
+def hold(hub: MemoryBus) -> asyncio.Queue[KvReady]:
+    """The KV waits for half a second where it is; whoever reads the queue knows of it."""
     held: asyncio.Queue[KvReady] = asyncio.Queue()
 
     def keep_it_waiting(subject: str, message: object) -> Sequence[float]:
@@ -48,22 +47,34 @@ async def test_kv_is_sent_to_nobody_who_does_not_have_the_secret_of_its_handle(
             held.put_nowait(message)
         return (0.5,) if isinstance(message, StartDecode) else (0.0,)
 
+    hub.deliveries = keep_it_waiting
+    return held
+
+
+def pull_of(ready: KvReady, runs: Sequence[tuple[BlockId, int]], secret: bytes) -> PullBlocks:
+    """What somebody asks for who heard of that KV."""
+    return PullBlocks(
+        request=ready.work.request,
+        attempt=ready.work.attempt,
+        puller=InstanceId("decode-0badbad0"),
+        address=b"",
+        transfer=1,
+        runs=tuple(runs),
+        secret=secret,
+    )
+
+
+async def test_kv_is_sent_to_nobody_who_does_not_have_the_secret_of_its_handle(
+    connect, make_transport, model: Path, alone, hub: MemoryBus
+):
     async with Cluster(connect, make_transport, model) as cluster:
-        hub.deliveries = keep_it_waiting
+        held = hold(hub)
         thief = await connect("thief")
         request = await cluster.gateway.submit(PROMPT, SHORT, MODEL)
         ready = await asyncio.wait_for(held.get(), 5)
         assert len(ready.kv.secret) == 16
         for secret in (b"", bytes(16), ready.kv.secret[:-1]):
-            pull = PullBlocks(
-                request=ready.work.request,
-                attempt=ready.work.attempt,
-                puller=InstanceId("decode-0badbad0"),
-                address=b"",
-                transfer=1,
-                runs=tuple((block, 1) for block in ready.kv.blocks),
-                secret=secret,
-            )
+            pull = pull_of(ready, [(block, 1) for block in ready.kv.blocks], secret)
             subject = PullBlocks.SUBJECT.format(instance=ready.kv.source)
             answer = await thief.request(subject, pull, Sending, Gone, timeout_seconds=1.0)
             assert answer == Gone(
@@ -78,30 +89,15 @@ async def test_blocks_that_were_not_given_are_sent_to_nobody_whatever_the_number
     connect, make_transport, model: Path, alone, hub: MemoryBus
 ):
     """With the secret of the handle: a decode instance that was taken over has some."""
-    held: asyncio.Queue[KvReady] = asyncio.Queue()
-
-    def keep_it_waiting(subject: str, message: object) -> Sequence[float]:
-        if isinstance(message, KvReady) and held.empty():
-            held.put_nowait(message)
-        return (0.5,) if isinstance(message, StartDecode) else (0.0,)
-
     async with Cluster(connect, make_transport, model) as cluster:
-        hub.deliveries = keep_it_waiting
+        held = hold(hub)
         thief = await connect("thief")
         request = await cluster.gateway.submit(PROMPT, SHORT, MODEL)
         ready = await asyncio.wait_for(held.get(), 5)
         first, other = ready.kv.blocks[0], BlockId((max(ready.kv.blocks) + 1) % 64)
         forged = ([], [(first, 2**62)], [(first, -1)], [(other, 1)], [(first, 1)] * (len(ready.kv.blocks) + 1))
         for runs in forged:
-            pull = PullBlocks(
-                request=ready.work.request,
-                attempt=ready.work.attempt,
-                puller=InstanceId("decode-0badbad0"),
-                address=b"",
-                transfer=1,
-                runs=tuple(runs),
-                secret=ready.kv.secret,
-            )
+            pull = pull_of(ready, runs, ready.kv.secret)
             subject = PullBlocks.SUBJECT.format(instance=ready.kv.source)
             answer = await thief.request(subject, pull, Sending, Gone, timeout_seconds=5.0)
             assert answer == Gone(request=ready.work.request, attempt=0, reason="these blocks are not of this request")
