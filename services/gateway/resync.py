@@ -109,7 +109,7 @@ class Resync:
             answer = await self._bus.request(subject, question, Sealed, ResumedTokens, timeout_seconds=ANSWER_SECONDS)
             return unseal(answer, self._seal_key, ResumedTokens) if isinstance(answer, Sealed) else answer
         except NoResponder:  # it is gone, and knows nothing any more
-            return ResumedTokens(source=beat.instance, step=0, rows=())
+            return ResumedTokens(source=beat.instance, rows=())
         except MalformedMessage as error:
             self._bus.troubles.note("bus_malformed_message", error, subject)
             return None

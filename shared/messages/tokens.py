@@ -71,10 +71,7 @@ class ResumedTokens(Record, frozen=True, kw_only=True):
     """One row for every wanted request this instance holds or held (tokens may be empty); the rest are unknown to it.
 
     A long row may end before all that is known is told: whoever misses the rest asks again. Sealed, if it has rows.
-
-    `step` is the next TokenBatch.step for this gateway: batches below it are covered by the rows.
     """
 
     source: InstanceId
-    step: int
     rows: tuple[TokenRow, ...]

@@ -130,8 +130,7 @@ class TokenLog:
                 row = told.row(want.request, want.next_index, room // told.numbers_per_token)
                 room -= len(row.tokens) * told.numbers_per_token
                 rows.append(row)
-        step = self._steps.get(to, 0) if to else 0
-        return ResumedTokens(source=self._source, step=step, rows=tuple(rows)), to
+        return ResumedTokens(source=self._source, rows=tuple(rows)), to
 
     def expire(self, now: float) -> None:
         """Drop the records of requests that ended long ago, or of the oldest when there are too many."""

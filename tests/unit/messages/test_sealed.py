@@ -39,7 +39,7 @@ def test_another_key_opens_nothing():
 
 
 def test_a_message_of_another_kind_is_malformed_though_the_key_fits():
-    for other in (AbortRequest(request=RequestId("r"), attempt=0), ResumedTokens(source=BATCH.source, step=0, rows=())):
+    for other in (AbortRequest(request=RequestId("r"), attempt=0), ResumedTokens(source=BATCH.source, rows=())):
         with pytest.raises(MalformedMessage, match="expected TokenBatch"):
             unseal(seal(other, KEY), KEY, TokenBatch)
 

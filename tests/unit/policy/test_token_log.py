@@ -148,7 +148,7 @@ def test_an_answer_is_for_whom_the_request_was_begun_for_whoever_asks():
 
 def test_an_answer_is_for_nobody_if_nothing_is_known():
     asked = ResumeTokens(gateway=GATEWAY.gateway, wants=(Want(request=R, attempt=0, next_index=0),))
-    assert TokenLog(ME).resume(asked) == (ResumedTokens(source=ME, step=0, rows=()), None)
+    assert TokenLog(ME).resume(asked) == (ResumedTokens(source=ME, rows=()), None)
 
 
 def test_an_answer_too_long_for_one_message_is_told_in_parts_and_the_end_comes_with_the_last():
