@@ -136,7 +136,7 @@ class Dispatcher:
         if live.stage == "queued" and not resumed and self._too_many_wait(event):
             board.drop(live)
             message = f"{board.queue.requests} requests with {board.queue.tokens} tokens are waiting"
-            return [*placed, _refuse(event, "queue_full", message, self._seconds_to_drain())]
+            return [*placed, _refuse(event, "queue_full", message, self._retry_after(event))]
         return [Accept(event.request, event.attempt), *placed]
 
     def _too_many_wait(self, event: Submitted) -> bool:
@@ -163,10 +163,9 @@ class Dispatcher:
         message = f"no instance can serve {event.model!r} now"
         return _refuse(event, "no_instance", message, self._limits.no_instance_retry_seconds)
 
-    def _seconds_to_drain(self) -> float:
-        """Until what waits now is gone, at the rate at which the queue has moved lately: 1 to 60 s."""
-        rate = self._board.drain.tokens_per_second
-        seconds = self._board.queue.tokens / rate if rate else self._limits.unmeasured_retry_seconds
+    def _retry_after(self, event: Submitted) -> float:
+        """Until what is here now has been computed: 1 to 60 s."""
+        seconds = seconds_in_line(self._board, event, event.now) or self._limits.unmeasured_retry_seconds
         return round(min(60.0, max(1.0, seconds)), 1)
 
     def _ended(self, event: Ended) -> list[Effect]:

@@ -57,14 +57,15 @@ def test_a_full_queue_of_one_model_does_not_stop_another_model():
     assert of(SendPrefill, world.submit("r", model="other"))[0].instance == "prefill-9"
 
 
-def test_retry_after_is_the_time_in_which_the_queue_drains_at_the_measured_rate():
+def test_retry_after_is_the_time_in_which_all_that_is_here_is_computed_at_the_measured_rate():
+    """Three wait, and one is with the instance."""
     world = World(Limits(queue_requests=3))
     moving(world, seconds=1.0)
     for name in ("a", "b", "c"):
         world.submit(name, tokens=1000)
     (refusal,) = world.submit("d", tokens=1000)
     assert isinstance(refusal, Refuse)
-    assert 2.5 <= refusal.retry_after_seconds <= 3.5
+    assert 3.5 <= refusal.retry_after_seconds <= 4.5
 
 
 def test_retry_after_stays_between_one_second_and_a_minute():
@@ -91,7 +92,7 @@ def test_where_many_wait_a_newcomer_is_refused_if_it_would_take_too_long():
     (refusal,) = world.submit("late", tokens=200)
     assert isinstance(refusal, Refuse)
     assert refusal.reason == "queue_full"
-    assert 3.5 <= refusal.retry_after_seconds <= 4.5
+    assert 4.5 <= refusal.retry_after_seconds <= 5.5
     assert of(Accept, world.submit("resumed", tokens=200, resumed=True))
 
 
