@@ -1,9 +1,7 @@
 """Where the metrics of each part of a run can be read: a port for each, and a file that tells Prometheus."""
 
 import json
-import socket
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,10 +25,3 @@ def write_targets(parts: Sequence[Part], file: Path) -> None:
         for part in parts
     ]
     file.write_text(json.dumps(targets, indent=1) + "\n")
-
-
-def free_ports(count: int) -> list[int]:
-    """Different ones, on loopback; nobody has them at this moment."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in sockets]

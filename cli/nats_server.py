@@ -1,4 +1,4 @@
-"""The NATS server of a stack on one machine: the project's own deploy/nats.conf, loopback, a free port."""
+"""The NATS server of a stack on one machine: the project's own deploy/nats.conf, on loopback."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ POLL_SECONDS = 0.005
 
 
 def nats_part(root: Path, folder: Path, port: int, public_keys: Mapping[str, str]) -> Part:
-    """`folder` gets its store and the file that tells the port. A server that starts again is given the port it had."""
+    """`folder` gets its store and the file that tells the port."""
     binary = Path(sys.executable).with_name("nats-server")
     if not binary.exists():
         raise Problem(f"{binary} is missing: remove {root / '.venv'} and start again, it will be made anew")

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -112,21 +111,6 @@ def _download(model: str) -> Path:
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Problem(f"--model {model}: cannot be downloaded ({reason}); --model also takes a folder") from error
-
-
-def free_port(host: str, port: int) -> int:
-    """`port` if the gateway can listen on it, for 0 any free one."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except PermissionError as error:
-            raise Problem(f"--port {port}: ports below 1024 are for root; choose a higher one") from error
-        except OSError as error:
-            remedy = "stop what uses it, or choose another with --port (0: any free one)"
-            raise Problem(f"port {port} on {host} cannot be used ({error.strerror}): {remedy}") from error
-        return listener.getsockname()[1]
 
 
 def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:

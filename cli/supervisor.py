@@ -5,15 +5,17 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 
+from cli.held_ports import hold_port, number_of
 from cli.keeper import Keeper
 from cli.kept_engines import KeptEngines
 from cli.keys import make_keys, seed_file
-from cli.metrics_ports import free_ports, with_metrics_ports, write_targets
-from cli.nats_server import ANY_PORT, learn_port, nats_part
+from cli.metrics_ports import with_metrics_ports, write_targets
+from cli.nats_server import learn_port, nats_part
 from cli.part_process import PartProcess
 from cli.plan_follower import PlanFollower
 from cli.problems import Problem
@@ -45,6 +47,7 @@ class Supervisor:
         self._gpus = gpus
         self._chats = chats
         self._readiness = Readiness(stack.wanted)
+        self._ports = ExitStack()
         self._keepers: list[Keeper] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._was_served = False
@@ -70,6 +73,7 @@ class Supervisor:
             self._given_up = next(error for error in group.exceptions if isinstance(error, Problem))
         finally:
             ended_when_asked = await self._stop_parts()
+            self._ports.close()
         if self._given_up is not None:
             raise self._given_up
         return ended_when_asked
@@ -92,18 +96,16 @@ class Supervisor:
     async def _start_parts(self) -> str:
         """Start everything at once, only NATS first; its URL."""
         public_keys = make_keys(self._folder.keys)
-        nats = self._keeper(nats_part(self._root, self._folder.nats, ANY_PORT, public_keys))
+        nats = self._keeper(nats_part(self._root, self._folder.nats, self._port(), public_keys))
         await nats.start()
-        port = await learn_port(nats.process, self._folder.nats)
-        nats.part = nats_part(self._root, self._folder.nats, port, public_keys)
-        url = f"nats://127.0.0.1:{port}"
+        url = f"nats://127.0.0.1:{await learn_port(nats.process, self._folder.nats)}"
         self._screen.part_ready("nats", url)
         operator = str(seed_file(self._folder.keys, "operator"))
         self._folder.announce(
             Running(gateway_url=self._stack.url, nats_url=url, operator_seed=operator, model=self._stack.model)
         )
         wanted = await self._wanted_parts(url)
-        for part in with_metrics_ports(wanted, free_ports(len(wanted))):
+        for part in with_metrics_ports(wanted, [self._port() for _ in wanted]):
             await self._keeper(part).start()
         self._write_targets()
         return url
@@ -129,6 +131,10 @@ class Supervisor:
             "DISTSERVE_TRAFFIC_DIR": TRAFFIC,
         }
         return {name: str(self._folder.path / place) for name, place in places.items() if name not in os.environ}
+
+    def _port(self) -> int:
+        """On loopback, for one part as long as this runs."""
+        return number_of(self._ports.enter_context(hold_port("127.0.0.1", 0)))
 
     def _keeper(self, part: Part) -> Keeper:
         keeper = Keeper(part, self._start_process, self._on_death, lambda: self._was_served)
@@ -166,7 +172,7 @@ class Supervisor:
 
     async def _follow_plans(self, bus: Bus, tasks: asyncio.TaskGroup) -> None:
         async def keep(part: Part) -> None:
-            (part,) = with_metrics_ports([part], free_ports(1))
+            (part,) = with_metrics_ports([part], [self._port()])
             keeper = self._keeper(part)
             await keeper.start()
             self._tasks.append(tasks.create_task(keeper.run()))

@@ -11,8 +11,9 @@ import structlog
 from rich.console import Console
 
 from cli import up_options as options
+from cli.held_ports import hold_port, number_of
 from cli.plan_file import StartingPlan, read_plan
-from cli.preflight import DEMO, Model, find_model, free_port, visible_gpus
+from cli.preflight import DEMO, Model, find_model, visible_gpus
 from cli.problems import Problem
 from cli.run_folder import RunFolder
 from cli.screen import Screen
@@ -57,7 +58,7 @@ def up(
         raise Problem(f"--quantization {quantization} works on a CPU only: leave it out, or take --device cpu")
     start = _with_targets(_starting_plan(prefill, decode, colocated, plan), slo_ttft, slo_tpot)
     _check_replanning(start, profile, replan)
-    port = free_port(host, port)
+    held = hold_port(host, port)
     found = _find_model(model)
     found.check_length(max_model_len)
     stack = Stack(
@@ -68,7 +69,7 @@ def up(
         schedulers=schedulers,
         colocated=not start.prefill,
         host=host,
-        port=port,
+        port=number_of(held),
         device=device,
         dtype=dtype,
         quantization=quantization,
@@ -85,7 +86,8 @@ def up(
         replan=replan,
         admission=admission,
     )
-    _serve(stack, found, visible_gpus() if device == "cuda" else [], log_dir)
+    with held:
+        _serve(stack, found, visible_gpus() if device == "cuda" else [], log_dir)
 
 
 def _starting_plan(prefill: int | None, decode: int | None, colocated: bool, plan: Path | None) -> StartingPlan:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+
+from cli.held_ports import hold_port, number_of
 
 ROOT = Path(__file__).parents[1]
 ENGINE_SCRIPT = ROOT.parent / "shared" / "docker" / "engine.sh"  # starts an engine where there is none
@@ -66,9 +67,8 @@ class ComposeStack:
 
     def __init__(self, project: str) -> None:
         self._project = project
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self._holder = hold_port("127.0.0.1", 0)
+        self.port = number_of(self._holder)
         self._environment = os.environ | {"DISTSERVE_PUBLISH": f"127.0.0.1:{self.port}"}
         self._command = ["docker", "compose"] if _succeeds("docker", "compose", "version") else ["docker-compose"]
 
@@ -114,6 +114,7 @@ class ComposeStack:
 
     def down(self) -> None:
         self._compose("down", "--volumes", "--timeout", "5", timeout_seconds=UP_SECONDS)
+        self._holder.close()
 
     def _ready(self) -> bool:
         try:

@@ -1,20 +1,21 @@
-"""A real nats-server for tests, run as the project runs it: deploy/nats.conf, loopback, any free port.
+"""A real nats-server for tests, run as the project runs it: deploy/nats.conf, on loopback.
 
 Without its permissions, unless a test asks for them: `NatsServer(folder, GUARDED, make_keys(folder))`.
 """
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from cli.held_ports import hold_port, number_of
 from cli.keys import IDENTITIES
 
 OPEN = Path(__file__).parent / "open-nats.conf"
@@ -34,7 +35,8 @@ class NatsServer:
         self._folder = folder
         self._config = config
         self._variables = variables
-        self._port = -1
+        self._holder = hold_port("127.0.0.1", 0)
+        weakref.finalize(self, self._holder.close)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -44,7 +46,7 @@ class NatsServer:
 
     @property
     def url(self) -> str:
-        return f"nats://127.0.0.1:{self._port}"
+        return f"nats://127.0.0.1:{number_of(self._holder)}"
 
     @property
     def pid(self) -> int:
@@ -53,7 +55,7 @@ class NatsServer:
 
     def start(self) -> None:
         binary = Path(sys.executable).with_name("nats-server")
-        address = ["-a", "127.0.0.1", "-p", str(self._port)]
+        address = ["-a", "127.0.0.1", "-p", str(number_of(self._holder))]
         store = ["-sd", self.store] if self._keeps else []
         with (self._folder / "nats.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -62,16 +64,15 @@ class NatsServer:
                 stdout=log,
                 stderr=log,
             )
-        self._port = self._learn_port(self._process)
+        self._wait_for_port(self._process)
 
-    def _learn_port(self, process: subprocess.Popen[bytes]) -> int:
+    def _wait_for_port(self, process: subprocess.Popen[bytes]) -> None:
         file = self._folder / f"nats-server_{process.pid}.ports"
         deadline = time.monotonic() + START_SECONDS
-        while not (file.exists() and (text := file.read_text())):
+        while not (file.exists() and file.read_text()):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"nats-server did not start: {(self._folder / 'nats.log').read_text()}")
             time.sleep(0.005)
-        return int(json.loads(text)["nats"][0].rpartition(":")[2])
 
     def stop(self, by: signal.Signals = signal.SIGTERM) -> None:
         assert self._process is not None

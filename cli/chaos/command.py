@@ -21,7 +21,8 @@ from cli.chaos.report import Report
 from cli.chaos.schedule import Fault, schedule
 from cli.chaos.stack import TormentedStack
 from cli.chaos.tally import tally
-from cli.preflight import DEMO, find_model, free_port
+from cli.held_ports import hold_port, number_of
+from cli.preflight import DEMO, find_model
 from cli.problems import Problem
 from cli.run_folder import RunFolder
 from cli.screen import Screen
@@ -72,6 +73,7 @@ def chaos(minutes: Minutes = 2.0, seed: Seed = None, out: Out = None) -> None:
 
 async def _torment(seed: int, seconds: float, folder: RunFolder, console: Console) -> Report:
     model = find_model(DEMO, MODELS)
+    held = hold_port(HOST, 0)
     stack = Stack(
         model=str(model.folder),
         served_name=model.name,
@@ -80,18 +82,18 @@ async def _torment(seed: int, seconds: float, folder: RunFolder, console: Consol
         schedulers=2,
         colocated=False,
         host=HOST,
-        port=free_port(HOST, 0),
+        port=number_of(held),
         device="cpu",
         dtype="float32",
         drain_seconds=DRAIN_SECONDS,
         kv_blocks=KV_BLOCKS,
     )
     console.print(f"Starting 2 prefill, 2 decode, 2 schedulers, 2 gateways; seed {seed}")
-    with (folder.logs / "supervisor.log").open("w") as log, (folder.logs / "screen.log").open("w") as shown:
+    logs = folder.logs
+    with held, (logs / "supervisor.log").open("w") as log, (logs / "screen.log").open("w") as shown:
         log_to(log)
         screen = Screen(Console(file=shown, width=WIDTH))
         tormented = TormentedStack(stack, root=ROOT, folder=folder, screen=screen, gpus=[], chats=model.chats)
-        tormented.second_port = free_port(HOST, 0)
         running = asyncio.create_task(tormented.run())
         trial = asyncio.create_task(_trial(tormented, stack, seed, seconds, console))
         try:

@@ -34,10 +34,9 @@ class FixedRestarts(Restarts):
 class TormentedStack(Supervisor):
     """`second_port`: of the gateway that `up` does not have."""
 
-    second_port = 0
-
     def __init__(self, *arguments, **options) -> None:
         super().__init__(*arguments, **options)
+        self.second_port = self._port()
         self.proxies: dict[str, Proxy] = {}
         self._beats: dict[InstanceId, tuple[Beat, float]] = {}
 

@@ -16,7 +16,8 @@ from cli.doctor import gpus as nvidia
 from cli.doctor import machine, machine_verdicts, stack, stack_verdicts
 from cli.doctor.findings import Finding, exit_status, ok, problem
 from cli.doctor.pair_report import PairReport
-from cli.preflight import DEMO, HUB_ID, check_model, downloaded, free_port
+from cli.held_ports import hold_port
+from cli.preflight import DEMO, HUB_ID, check_model, downloaded
 from cli.problems import Problem
 from cli.run_folder import newest_running
 from shared.bus.settings import BusSettings
@@ -158,7 +159,7 @@ def _port_trouble(url: str) -> str:
     assert parts.hostname is not None
     assert parts.port is not None
     try:
-        free_port(parts.hostname, parts.port)
+        hold_port(parts.hostname, parts.port).close()
     except Problem as error:
         return str(error)
     return ""

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from cli.held_ports import hold_port, number_of
 
 WAIT_SECONDS = 20.0
 
@@ -61,8 +62,8 @@ def prometheus(folder: Path, rules: Path, targets: Path) -> Iterator[Prometheus]
         "scrape_configs": [{"job_name": "distserve", "file_sd_configs": [{"files": [str(targets)]}]}],
     }
     (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    holder = hold_port("127.0.0.1", 0)
+    address = f"127.0.0.1:{number_of(holder)}"
     flags = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     with (folder / "prometheus.log").open("w") as log:
         running = subprocess.Popen([program, *flags, f"--web.listen-address={address}"], stdout=log, stderr=log)
@@ -73,3 +74,4 @@ def prometheus(folder: Path, rules: Path, targets: Path) -> Iterator[Prometheus]
         api.close()
         running.terminate()
         running.wait(10)
+        holder.close()

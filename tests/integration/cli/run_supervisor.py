@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cli.preflight import free_port
+from cli.held_ports import hold_port, number_of
 from cli.problems import Problem
 from cli.run_folder import RunFolder
 from cli.screen import Screen
@@ -16,6 +16,7 @@ from cli.supervisor import Supervisor
 
 def main() -> None:
     root, drain_seconds = Path(sys.argv[1]), float(sys.argv[2])
+    held = hold_port("127.0.0.1", 0)
     stack = Stack(
         model="none",
         served_name="fake",
@@ -23,7 +24,7 @@ def main() -> None:
         decode=1,
         colocated=False,
         host="127.0.0.1",
-        port=free_port("127.0.0.1", 0),
+        port=number_of(held),
         device="cpu",
         dtype="auto",
         drain_seconds=drain_seconds,

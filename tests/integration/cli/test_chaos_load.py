@@ -7,7 +7,7 @@ import pytest
 
 from cli.chaos.calls import Call
 from cli.chaos.load import Load
-from cli.preflight import free_port
+from cli.held_ports import hold_port, number_of
 
 EVENT = b'data: {"choices": [{"index": 0, "text": "a", "finish_reason": "length"}]}\n\n'
 DONE = b"data: [DONE]\n\n"
@@ -74,13 +74,13 @@ async def test_nothing_is_wrong_with_a_whole_answer():
 
 async def test_a_load_that_is_cancelled_ends_at_once():
     """As Ctrl-C does in the middle of a run, when no gateway is there any more."""
-    port = free_port("127.0.0.1", 0)
-    load = Load({"gateway": f"http://127.0.0.1:{port}"}, [CALL], streams=4)
-    running = asyncio.create_task(load.run(600))
-    async with asyncio.timeout(10):
-        while len(load.stories) < 4:  # noqa: ASYNC110  (its four clients have begun)
-            await asyncio.sleep(0.01)
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+    with hold_port("127.0.0.1", 0) as nobody:
+        load = Load({"gateway": f"http://127.0.0.1:{number_of(nobody)}"}, [CALL], streams=4)
+        running = asyncio.create_task(load.run(600))
+        async with asyncio.timeout(10):
+            while len(load.stories) < 4:  # noqa: ASYNC110  (its four clients have begun)
+                await asyncio.sleep(0.01)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
     assert not load.leave(4, pick=0), "nobody is left"

@@ -1,12 +1,11 @@
 """What is found wrong before anything is started, and what a person is told."""
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
 
-from cli.preflight import find_model, free_port, visible_gpus
+from cli.preflight import find_model, visible_gpus
 from cli.problems import Problem
 
 CONFIG = {
@@ -74,18 +73,6 @@ def test_an_unsupported_architecture_is_named_with_those_that_are_supported(mode
 def test_a_folder_that_is_not_there_is_named(wanted: str, tmp_path: Path):
     with pytest.raises(Problem, match=f"--model {wanted}: there is no such folder"):
         find_model(wanted, tmp_path)
-
-
-def test_a_port_in_use_is_named_with_the_remedy():
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        with pytest.raises(Problem, match=rf"port {port} on 127\.0\.0\.1 cannot be used.*--port"):
-            free_port("127.0.0.1", port)
-
-
-def test_port_zero_is_any_free_one():
-    with socket.create_server(("127.0.0.1", free_port("127.0.0.1", 0))):
-        pass
 
 
 def test_the_gpus_that_were_chosen_are_used():

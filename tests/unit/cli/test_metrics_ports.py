@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from cli.metrics_ports import free_ports, with_metrics_ports, write_targets
+from cli.metrics_ports import with_metrics_ports, write_targets
 from cli.stack import Part
 
 PARTS = [Part(name=f"decode {n}", role="decode", command=("x",), environment={"A": "1"}) for n in (1, 2)]
@@ -16,7 +16,3 @@ def test_every_part_has_a_port_of_its_own_and_prometheus_is_told(tmp_path: Path)
         "targets": ["127.0.0.1:7002"],
         "labels": {"job": "decode", "part": "decode 2"},
     }
-
-
-def test_free_ports_are_different():
-    assert len(set(free_ports(8))) == 8
