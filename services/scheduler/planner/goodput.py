@@ -12,6 +12,7 @@ from services.scheduler.simulator.targets import Targets
 from services.scheduler.simulator.workload import Trace
 
 MOST_DOUBLINGS = 24
+LEAST_RATE = 1e-4  # a request in three hours; much below it clock times lose the digits in which latencies differ
 FIRST_STEP = 1.3  # from the guess to the next rate
 LIFETIMES = 2
 LEAST_REQUESTS = 300
@@ -88,7 +89,7 @@ def highest_rate(
         simulations += 1
         return keeps(setup, long_enough(trace, rate, promise, least), rate, promise)
 
-    return search_rate(kept, guess, tolerance, most, first_step=first_step), simulations
+    return search_rate(kept, guess, tolerance, most, LEAST_RATE, first_step=first_step), simulations
 
 
 def search_rate(
@@ -159,7 +160,11 @@ def goodput_as_authors(setup: Setup, traces: Sequence[Trace], promise: Promise, 
         joint = simulate_as_authors(setup, trace.stretched(1 / rate)).attainment(promise.ttft, promise.tpot)["joint"]
         return joint >= promise.share
 
-    rates = [search_rate(partial(kept, trace), first_guess(setup, trace, promise), tolerance) for trace in traces]
+    guesses = [first_guess(setup, trace, promise) for trace in traces]
+    rates = [
+        search_rate(partial(kept, trace), guess, tolerance, least=LEAST_RATE)
+        for trace, guess in zip(traces, guesses, strict=True)
+    ]
     return over_seeds(rates, len(asked))
 
 
