@@ -164,4 +164,5 @@ def _how_to_start(answer: dict[str, Any], out: Path | None) -> str:
     except Problem as problem:
         return f"To start it: {problem}"
     here = f"./distserve up --plan {out}" if out else "write it with --out FILE, then ./distserve up --plan FILE"
-    return f"On one machine: {here}\nIn containers: {compose_line(plan)}"
+    running = "on a running stack with --no-deps prefill decode at its end"
+    return f"On one machine: {here}\nIn containers: {compose_line(plan)} ({running})"

@@ -173,7 +173,9 @@ class NatsBus(Bus):
         return subscription
 
     def key_value(self, bucket: Bucket, kind: type) -> NatsKeyValue:
-        return NatsKeyValue(self, self._client.jetstream(timeout=STORE_SECONDS), bucket, kind)
+        return NatsKeyValue(
+            self, self._client.jetstream(timeout=STORE_SECONDS), bucket, kind, replicas=self._settings.kv_replicas
+        )
 
     def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> None:
         self._reconnect_callbacks.append(callback)

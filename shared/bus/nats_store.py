@@ -31,8 +31,11 @@ WRONG_LAST_SEQUENCE = (10071, 10164)
 
 
 class NatsKeyValue(KeyValue[Any]):
-    def __init__(self, bus: "NatsBus", jetstream: JetStreamContext, bucket: Bucket, kind: type) -> None:
+    def __init__(
+        self, bus: "NatsBus", jetstream: JetStreamContext, bucket: Bucket, kind: type, *, replicas: int
+    ) -> None:
         self._bus, self._jetstream, self._bucket, self._kind = bus, jetstream, bucket, kind
+        self._replicas = replicas
         self._stream, self._prefix = f"KV_{bucket.name}", f"$KV.{bucket.name}."
         self._inner = Inner(bucket.name, self._stream, self._prefix, jetstream, direct=True)
         self._is_made = False  # as `bucket` says, as far as we know
@@ -92,7 +95,7 @@ class NatsKeyValue(KeyValue[Any]):
             return await write()
 
     async def _make(self) -> None:
-        """Make the bucket, or have the one that is there keep its values as long as ours.
+        """Make the bucket, or have the one that is there keep its values as long, and on as many servers, as ours.
 
         Its revisions begin at the present time in milliseconds: beyond all those of one that was lost.
         """
@@ -102,8 +105,9 @@ class NatsKeyValue(KeyValue[Any]):
             if error.err_code != OTHER_CONFIGURATION:
                 raise
             there = (await self._jetstream.stream_info(self._stream)).config
-            if there.max_age != self._configuration().max_age:
-                await self._jetstream.update_stream(self._configuration(first_seq=there.first_seq))
+            ours = self._configuration(first_seq=there.first_seq)
+            if (there.max_age, there.num_replicas) != (ours.max_age, ours.num_replicas):
+                await self._jetstream.update_stream(ours)
         self._is_made = True
 
     def _configuration(self, first_seq: int | None = None) -> api.StreamConfig:
@@ -117,7 +121,7 @@ class NatsKeyValue(KeyValue[Any]):
             max_msg_size=MOST_VALUE_BYTES,
             discard=api.DiscardPolicy.NEW,
             duplicate_window=min(self._bucket.ttl_seconds or 120.0, 120.0),
-            num_replicas=1,
+            num_replicas=self._replicas,
             allow_direct=True,
             allow_rollup_hdrs=True,
             deny_delete=True,

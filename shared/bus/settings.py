@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from shared.specs.settings import BadSetting
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
+REPLICAS = ("1", "3", "5")  # an even number survives no more than the odd one below it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +18,7 @@ class BusSettings:
     url: str = DEFAULT_URL  # nats:// or tls://, may hold user:password@
     nkey_seed_file: Path | None = None
     ca_file: Path | None = None  # certificate authority of a tls:// server, if not one the system knows
+    kv_replicas: int = 1  # servers of a cluster that keep each bucket this process makes
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -28,12 +30,13 @@ class BusSettings:
 
     @classmethod
     def from_env(cls, variables: Mapping[str, str] = os.environ) -> Self:
-        """From NATS_URL, NATS_NKEY_SEED_FILE and NATS_CA_FILE. BadSetting if one of them cannot be right."""
+        """From NATS_URL, NATS_NKEY_SEED_FILE, NATS_CA_FILE, NATS_KV_REPLICAS. BadSetting if one cannot be right."""
         seed, authority = variables.get("NATS_NKEY_SEED_FILE"), variables.get("NATS_CA_FILE")
         return cls(
             url=variables.get("NATS_URL") or DEFAULT_URL,
             nkey_seed_file=Path(seed) if seed else None,
             ca_file=Path(authority) if authority else None,
+            kv_replicas=_replicas(variables.get("NATS_KV_REPLICAS") or "1"),
         )
 
     @property
@@ -42,3 +45,9 @@ class BusSettings:
         scheme, separator, rest = self.url.rpartition("://")
         secret, _, host = rest.rpartition("@")
         return f"{scheme}{separator}***@{host}" if secret else self.url
+
+
+def _replicas(text: str) -> int:
+    if text not in REPLICAS:
+        raise BadSetting(f"NATS_KV_REPLICAS={text!r}: it must be one of {', '.join(REPLICAS)}")
+    return int(text)

@@ -79,8 +79,14 @@ def test_disaggregation_doubles_the_goodput_of_figure_1():
 
 
 FAULTS_OF_THEIRS = {
-    ("tp4,pp1 + tp2,pp1", "sharegpt_poisson"): "decodes 50,000 tokens of context at a time, a third of what two GPUs hold",
-    ("tp4,pp1 colocated", "sharegpt_poisson"): "decodes 50,000 tokens of context at a time, a fifth of what four GPUs hold",
+    (
+        "tp4,pp1 + tp2,pp1",
+        "sharegpt_poisson",
+    ): "decodes 50,000 tokens at a time, a third of what two GPUs hold",
+    (
+        "tp4,pp1 colocated",
+        "sharegpt_poisson",
+    ): "decodes 50,000 tokens at a time, a fifth of what four GPUs hold",
     ("tp1,pp2 colocated", "fixed_512_64_poisson"): "lets the decode batches of a pipeline gather in one stage",
 }
 
