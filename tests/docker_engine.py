@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +69,7 @@ class ComposeStack:
     def __init__(self, project: str) -> None:
         self._project = project
         self._holder = hold_port("127.0.0.1", 0)
+        weakref.finalize(self, self._holder.close)
         self.port = number_of(self._holder)
         self._environment = os.environ | {"DISTSERVE_PUBLISH": f"127.0.0.1:{self.port}"}
         self._command = ["docker", "compose"] if _succeeds("docker", "compose", "version") else ["docker-compose"]
@@ -114,7 +116,6 @@ class ComposeStack:
 
     def down(self) -> None:
         self._compose("down", "--volumes", "--timeout", "5", timeout_seconds=UP_SECONDS)
-        self._holder.close()
 
     def _ready(self) -> bool:
         try:
