@@ -78,8 +78,8 @@ class NatsKeyValue(KeyValue[Any]):
         changed = RevisionChanged(f"{self._prefix}{key} is not at the revision that was named")
         try:
             return await self._within_deadline(lambda: self._made_then(write))
-        except nats.js.errors.KeyWrongLastSequenceError:
-            raise changed from None
+        except (nats.js.errors.KeyWrongLastSequenceError, nats.js.errors.KeyNotFoundError):
+            raise changed from None  # not found: what stood in the way of a create has expired since
         except nats.js.errors.APIError as error:
             if error.err_code in WRONG_LAST_SEQUENCE:  # of a delete
                 raise changed from None

@@ -175,6 +175,23 @@ async def test_a_bucket_keeps_its_values_as_long_as_its_present_writer_says(own:
             await asyncio.sleep(0.05)
 
 
+async def test_what_stood_in_the_way_of_a_create_may_expire_before_it_is_looked_at(
+    own: NatsBus, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+):
+    store = own.key_value(bucket, AbortRequest)
+    await store.create("key", value(1))
+    look = store._inner._get
+
+    async def expire_and_look(key: str):
+        await own._client.jetstream().purge_stream(f"KV_{bucket.name}")
+        return await look(key)
+
+    monkeypatch.setattr(store._inner, "_get", expire_and_look)
+    with pytest.raises(RevisionChanged):
+        await store.create("key", value(2))
+    assert await store.create("key", value(3)) > 0
+
+
 async def test_a_full_bucket_says_so_and_the_bus_goes_on(own: NatsBus, bucket: Bucket):
     store = own.key_value(bucket, AbortRequest)
     big = AbortRequest(request=RequestId("r" * 200_000), attempt=0)
