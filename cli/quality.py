@@ -18,15 +18,21 @@ CHECKS = {
 }
 
 
+# Tests wait more than they compute.
+SIDE_BY_SIDE = (f"--numprocesses={min(8, 2 * (os.cpu_count() or 1))}", "--dist=loadgroup")
+
+
 def run_tests(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(metavar="[PYTEST ARGUMENT]", help="For example tests/unit, or -k bootstrap."),
     ] = None,
 ) -> None:
-    """Run the tests: all of them, or what pytest is told."""
+    """Run the tests: all of them side by side, or what pytest is told."""
     os.chdir(ROOT)
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", *(arguments or [])])
+    told = arguments or []
+    names_some = any(Path(argument.partition("::")[0]).exists() for argument in told)
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *([] if names_some else SIDE_BY_SIDE), *told])
 
 
 def run_checks() -> None:

@@ -105,7 +105,7 @@ class DecodeWorker:
             self._metrics.steps_failed.inc()
             log.exception("decode_step_failed", sequences=len(pieces), given_back=len(culprits))
             for member, _ in culprits:
-                await self._give_back(member, f"decode failed: {type(error).__name__}")
+                await self._give_back(member, f"decode failed: {type(error).__name__}", failed=True)
             return
         self._failures.succeeded()
         self._metrics.step_ended(self._engine.step_seconds, sum(count for _, count in pieces))
@@ -122,10 +122,10 @@ class DecodeWorker:
         if finish is not None:
             self._remove(member, finish)
 
-    async def _give_back(self, member: Sequence, reason: str) -> None:
+    async def _give_back(self, member: Sequence, reason: str, *, failed: bool = False) -> None:
         self._remove(member, "interrupted")
         if not member.arrival.dropped:
-            await self._teller.interrupt(member.work, reason)
+            await self._teller.interrupt(member.work, reason, failed=failed)
 
     def _remove(self, member: Sequence, outcome: str) -> None:
         self.members.remove(member)

@@ -24,7 +24,7 @@ from services.gateway.events import (
     Submit,
     Unanswered,
 )
-from shared.messages.requests import Accepted, Outcome, Refused, SubmitRequest
+from shared.messages.requests import MOST_AVOIDED, Accepted, Outcome, Refused, SubmitRequest
 from shared.messages.tokens import Finish, RequestInterrupted, TokenLogprobs, TokenRow, Want
 from shared.policy.finish import finish_of
 from shared.specs.ids import InstanceId, RequestId
@@ -80,6 +80,7 @@ class RequestLife:
         self._silence_seconds = SILENCE_SECONDS
         self._misses = 0  # rounds of asking in a row that did not help
         self._fruitless = 0
+        self._avoid: tuple[InstanceId, ...] = ()
         self._tokens_at_submit = 0
 
     def begin(self, now: float) -> Sequence[Effect]:
@@ -95,6 +96,7 @@ class RequestLife:
             prompt=self.prompt,
             generated=tuple(self.tokens),
             sampling=self.sampling,
+            avoid=self._avoid,
         )
 
     def seconds_per_token(self) -> float | None:
@@ -130,7 +132,7 @@ class RequestLife:
             case Refused():
                 return self._note_refusal(event, now)
             case RequestInterrupted():
-                return self._interrupted(event.attempt, now)
+                return self._interrupted(event.attempt, now, event.failed_at)
             case Unanswered():
                 return self._look_again(event.attempt, now)
             case Asked():
@@ -215,9 +217,11 @@ class RequestLife:
         self._pauses += 1
         return (Submit(self.attempt, pause),)
 
-    def _interrupted(self, attempt: int, now: float) -> Sequence[Effect]:
+    def _interrupted(self, attempt: int, now: float, failed_at: InstanceId | None = None) -> Sequence[Effect]:
         if attempt != self.attempt:
             return NONE
+        if failed_at is not None and failed_at not in self._avoid:
+            self._avoid = (*self._avoid, failed_at)[-MOST_AVOIDED:]
         finish = finish_of(self.sampling, self.tokens[-1], len(self.tokens)) if self.tokens else None
         if finish is not None:
             self.finish = finish

@@ -163,7 +163,7 @@ class PrefillWorker:
             self._breakdown.note_failures(self._failures.in_a_row, error)
             self._metrics.steps_failed.inc()
             log.exception("prefill_step_failed", requests=len(batch))
-            await self._give_back(batch, f"prefill failed: {type(error).__name__}")
+            await self._give_back_failed(batch, f"prefill failed: {type(error).__name__}")
             return
         self._computing = []
         self._failures.succeeded()
@@ -209,11 +209,11 @@ class PrefillWorker:
         self._handoff.end(owner)
         self._wake.set()
 
-    async def _give_back(self, batch: list[Job], reason: str) -> None:
+    async def _give_back_failed(self, batch: list[Job], reason: str) -> None:
         for job in batch:
             if self._ledger.move(job.owner, State.HELD):
                 self._ledger.release(job.owner)
-                await self._teller.interrupt(job.work, reason)
+                await self._teller.interrupt(job.work, reason, failed=True)
 
     def _refusal(self, work: SubmitRequest) -> Refused | None:
         limits = self._limits

@@ -74,6 +74,7 @@ class Board:
             self._sequence,
             facts.now,
         )
+        live.avoid = facts.avoid
         self.live[facts.request] = live
         return live
 

@@ -110,6 +110,7 @@ class Dispatcher:
         forgotten = Forget(request=known.request, attempt=known.attempt)
         board.leave(known)  # it keeps its sequence number and with it its place
         known.attempt, known.gateway, known.context_tokens = event.attempt, event.gateway, event.context_tokens
+        known.avoid = event.avoid
         board.enter(known, "queued", NOBODY, known.since)
         return [forgotten, Accept(event.request, event.attempt)]
 
@@ -229,7 +230,7 @@ class Dispatcher:
             if holder is not None:
                 holder.pace.computed(live.context_tokens, event.now)
         live.gateway, live.model, live.source = event.gateway, event.model, event.source
-        live.context_tokens, live.final_tokens = event.context_tokens, event.final_tokens
+        live.context_tokens, live.final_tokens, live.avoid = event.context_tokens, event.final_tokens, event.avoid
         if self._times.settled and not board.kv.requests and not board.queue.requests:
             instance = board.fleet.choose_decode(live)
             if instance is not None:  # nobody waits: it need not stand in line

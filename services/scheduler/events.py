@@ -38,6 +38,7 @@ class Submitted(Fact, frozen=True):
     context_tokens: int  # to be computed before its next token
     final_tokens: int  # the most it can ever hold
     resumed: bool  # its client has tokens of an earlier attempt
+    avoid: tuple[InstanceId, ...] = ()  # where it failed
     within_seconds: float = 0.0  # refuse it if its first token will not come in time; 0: whenever it comes
 
 
@@ -60,6 +61,7 @@ class KvComputed(Fact, frozen=True):
     context_tokens: int
     final_tokens: int
     source: InstanceId
+    avoid: tuple[InstanceId, ...] = ()  # where it failed
 
 
 class KvLost(Fact, frozen=True):

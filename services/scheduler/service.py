@@ -36,7 +36,7 @@ from shared.bus.heart import Heart
 from shared.bus.interface import Bus, Subscription
 from shared.messages.handoff import KvExpired, KvNoted, KvReady
 from shared.messages.instances import Beat, Load
-from shared.messages.requests import AbortRequest, Accepted, Refused, RequestEnded, SubmitRequest
+from shared.messages.requests import MOST_AVOIDED, AbortRequest, Accepted, Refused, RequestEnded, SubmitRequest
 from shared.policy.presence import Echo
 from shared.specs.ids import InstanceId, RequestId
 from shared.telemetry.metrics import SchedulerMetrics
@@ -154,6 +154,7 @@ class SchedulerService:
                 context_tokens=work.context_tokens,
                 final_tokens=work.final_tokens,
                 resumed=bool(work.generated),
+                avoid=work.avoid[:MOST_AVOIDED],
                 within_seconds=work.first_token_within,
             )
         )
@@ -184,6 +185,7 @@ class SchedulerService:
                 context_tokens=work.context_tokens,
                 final_tokens=work.final_tokens,
                 source=kv.source,
+                avoid=work.avoid[:MOST_AVOIDED],
             )
         )
         self._let_go_if_done(work)

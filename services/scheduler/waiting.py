@@ -33,6 +33,7 @@ class Live:
     holder: InstanceId = NOBODY  # the instance that has it, or has just been sent it
     source: InstanceId = NOBODY  # where its KV came from
     started: bool = False  # the holder has answered
+    avoid: tuple[InstanceId, ...] = ()  # whose engines failed with it
 
 
 class Lines:

@@ -10,6 +10,7 @@ RefusalReason = Literal[
     "queue_full", "no_instance", "too_long", "unknown_model", "draining", "invalid", "deposed", "too_late"
 ]
 SEAL_KEY_BYTES = 32
+MOST_AVOIDED = 4
 Outcome = Literal["stop", "length", "aborted", "failed"]
 
 
@@ -28,6 +29,7 @@ class SubmitRequest(Record, frozen=True, kw_only=True):
     prompt: tuple[int, ...]
     generated: tuple[int, ...] = ()
     sampling: Sampling
+    avoid: tuple[InstanceId, ...] = ()  # the last MOST_AVOIDED whose engines failed with it: elsewhere, if others serve
     first_token_within: Number = 0.0  # seconds; refuse it if its first token will come later; 0: whenever it comes
     seal_key: bytes = b""  # of SEAL_KEY_BYTES, this gateway process's own: what workers tell it is sealed with it
 

@@ -51,6 +51,7 @@ class RequestInterrupted(Record, frozen=True, kw_only=True):
     request: RequestId
     attempt: int
     reason: str
+    failed_at: InstanceId | None = None  # whose engine failed with it
 
 
 class Want(Record, frozen=True, kw_only=True):

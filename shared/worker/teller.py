@@ -67,11 +67,12 @@ class Teller:
                 except BusError as error:
                     log.warning("tokens_not_sent", gateway=to.gateway, rows=len(batch.rows), error=str(error))
 
-    async def interrupt(self, work: SubmitRequest, reason: str) -> None:
-        """Give the request back to its gateway, which submits it again with what it has."""
+    async def interrupt(self, work: SubmitRequest, reason: str, *, failed: bool = False) -> None:
+        """Give the request back to its gateway, which submits it again with what it has; `failed`: for elsewhere."""
         self.forget(work.request, work.attempt)
         await self.flush()  # first what it has: else that is computed once more
-        message = RequestInterrupted(request=work.request, attempt=work.attempt, reason=reason)
+        failed_at = self._instance if failed else None
+        message = RequestInterrupted(request=work.request, attempt=work.attempt, reason=reason, failed_at=failed_at)
         log.warning("request_interrupted", request_id=work.request, attempt=work.attempt, reason=reason)
         try:
             await self._bus.publish(RequestInterrupted.SUBJECT.format(gateway=work.gateway), message)

@@ -108,6 +108,28 @@ async def test_an_engine_that_fails_again_and_again_takes_its_instance_out(
 
 
 @pytest.mark.parametrize("role", ["prefill", "decode"])
+async def test_a_request_that_failed_at_one_instance_is_tried_at_the_other(
+    connect, make_transport, model: Path, alone, role: Role
+):
+    """It is alone: the broken instance is as free as the whole one each time."""
+
+    def fail(step: int) -> None:
+        raise RuntimeError("the device is lost, says the test")
+
+    async with Cluster(
+        connect, make_transport, model, settings=None, engine_of=first_of(role, fail), **TWO_OF_EACH
+    ) as cluster:
+        async with live_gateway(await connect("live-gateway"), MODEL) as gateway, asyncio.timeout(30):
+            for call in CALLS[:2]:
+                stream = gateway.begin(*call)
+                await stream.ended()
+                assert stream.tokens == alone(*call)
+                assert stream.attempts <= 2
+        await cluster.until(cluster.idle)
+        assert all(beat.ready for beat in cluster.beats.values()), "two failures are not enough to give it up"
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
 async def test_running_out_of_memory_in_one_step_costs_its_batch_another_attempt(
     connect, make_transport, model: Path, alone, role: Role
 ):

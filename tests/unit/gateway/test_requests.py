@@ -123,6 +123,16 @@ def test_an_interrupted_request_is_submitted_again_with_what_it_has() -> None:
     assert scene.life.tokens == [100, 101, 102]
 
 
+def test_it_is_submitted_again_with_the_names_of_those_where_it_failed_last() -> None:
+    scene = Scene(max_tokens=1000)
+    for attempt, name in enumerate(("decode-1", "decode-1", "decode-2", "decode-3", "decode-4", "decode-5")):
+        scene.row(2 * attempt, 1, 2, attempt=attempt)
+        failed = RequestInterrupted(request=REQUEST, attempt=attempt, reason="it broke", failed_at=InstanceId(name))
+        assert scene.step(failed) == (Submit(attempt + 1),)
+    scene.interrupt(6)
+    assert scene.life.work().avoid == ("decode-2", "decode-3", "decode-4", "decode-5")
+
+
 def test_an_interruption_of_an_older_attempt_changes_nothing() -> None:
     scene = running()
     scene.interrupt(0)

@@ -56,6 +56,11 @@ class Client:
     attempt: int = 0
     over: bool = False
 
+    @property
+    def avoid(self) -> tuple[str, ...]:
+        """As if each of its attempts had failed somewhere."""
+        return INSTANCES[: self.attempt % (len(INSTANCES) + 1)]
+
 
 class Chaos:
     """Each public method is something that may happen at any time; `n` picks whom it happens to."""
@@ -161,8 +166,8 @@ class Chaos:
 
     def send_submission(self, request: RequestId) -> None:
         client = self.clients[request]
-        facts = {"tokens": client.tokens, "gateway": client.gateway, "resumed": client.attempt % 2 == 1}
-        self.world.submit(request, client.attempt, final=400, **facts)
+        facts = {"tokens": client.tokens, "gateway": client.gateway, "avoid": client.avoid}
+        self.world.submit(request, client.attempt, final=400, resumed=client.attempt % 2 == 1, **facts)
 
     # -- instances ----------------------------------------------------------------------------------------------------
 
@@ -251,7 +256,7 @@ class Chaos:
         for request, attempt in list(worker.works.items()):
             client = self.clients[request]
             if worker.alive and not client.over:
-                facts = {"tokens": client.tokens, "gateway": client.gateway}
+                facts = {"tokens": client.tokens, "gateway": client.gateway, "avoid": client.avoid}
                 self.world.kv_computed(request, name, attempt, final=400, **facts)
 
     def finish_one(self, request: RequestId, *, heard: bool) -> None:

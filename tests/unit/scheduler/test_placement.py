@@ -262,3 +262,48 @@ def test_colocated_work_goes_to_the_least_loaded_instance():
     world.beat("decode-1", colocated=True, capacity=CAPACITY, load=Load(free_blocks=100, running=3))
     world.beat("decode-2", colocated=True, capacity=CAPACITY, load=Load(free_blocks=900, running=1))
     assert of(SendDecode, world.submit("r"))[0].instance == "decode-2"
+
+
+def test_what_failed_at_one_instance_waits_for_another_even_if_that_one_is_free():
+    world = World()
+    world.pair(["prefill-1", "prefill-2"])
+    world.beat("prefill-2", load=Load(queued_tokens=50_000))
+    world.submit("r", attempt=1, avoid=["prefill-1"])
+    assert world.stage_of("r") == "queued"
+    assert world.beat("prefill-2") == [SendPrefill(instance=P2, request=R, attempt=1)]
+
+
+def test_what_failed_at_every_instance_goes_to_any():
+    world = World()
+    world.pair(["prefill-1", "prefill-2"])
+    effects = world.submit("r", attempt=2, avoid=["prefill-1", "prefill-2"])
+    assert of(SendPrefill, effects)
+
+
+def test_what_failed_in_decoding_is_decoded_elsewhere_by_whoever_computed_it():
+    world = World()
+    world.pair(decodes=["decode-1", "decode-2"])
+    world.beat("decode-2", linked=["prefill-1"], load=Load(free_blocks=10))
+    world.prefilling("r", avoid=["decode-1"])
+    effects = world.kv_computed("r", avoid=["decode-1"])
+    assert effects == [SendDecode(instance=D2, request=R, attempt=0, source=P1)]
+
+
+def test_a_colocated_instance_at_which_it_failed_is_avoided_too():
+    world = World()
+    world.beat("decode-1", colocated=True)
+    world.beat("decode-2", colocated=True, load=Load(free_blocks=100))
+    (send,) = of(SendDecode, world.submit("r", attempt=1, avoid=["decode-1"]))
+    assert send.instance == D2
+
+
+def test_a_later_attempt_of_what_still_waits_avoids_where_it_failed():
+    world = World()
+    world.pair()
+    for name in ("prefill-1", "prefill-2"):
+        world.beat(name, load=Load(queued_tokens=50_000))
+    world.beat("decode-1", linked=["prefill-1", "prefill-2"])
+    world.submit("r")
+    world.submit("r", attempt=1, avoid=["prefill-1"])
+    assert of(SendPrefill, world.beat("prefill-1")) == []
+    assert world.beat("prefill-2") == [SendPrefill(instance=P2, request=R, attempt=1)]

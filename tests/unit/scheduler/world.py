@@ -46,6 +46,7 @@ def submitted(
     resumed: bool = False,
     model: str = MODEL,
     gateway: str = GATEWAY,
+    avoid: Iterable[str] = (),
 ) -> Submitted:
     return Submitted(
         now=now,
@@ -56,6 +57,7 @@ def submitted(
         context_tokens=tokens,
         final_tokens=final,
         resumed=resumed,
+        avoid=tuple(InstanceId(one) for one in avoid),
     )
 
 
@@ -144,6 +146,7 @@ class World:
         tokens: int = 100,
         final: int = 200,
         gateway: str = GATEWAY,
+        avoid: Iterable[str] = (),
     ) -> list[Effect]:
         return self.feed(
             KvComputed(
@@ -155,6 +158,7 @@ class World:
                 context_tokens=tokens,
                 final_tokens=final,
                 source=InstanceId(source),
+                avoid=tuple(InstanceId(one) for one in avoid),
             )
         )
 
