@@ -18,8 +18,7 @@ CHECKS = {
 }
 
 
-# Tests wait more than they compute.
-SIDE_BY_SIDE = (f"--numprocesses={min(8, 2 * (os.cpu_count() or 1))}", "--dist=loadgroup")
+SIDE_BY_SIDE = (f"--numprocesses={min(4, os.cpu_count() or 1)}", "--dist=loadgroup")  # groups: tests/conftest.py
 
 
 def run_tests(
