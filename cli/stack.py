@@ -105,7 +105,7 @@ def parts(
             if stack.pinned:
                 own["DISTSERVE_CORES"] = ",".join(map(str, shares[len(engines)]))
             engines.append(_service(role, engine | own, seeds, f"{role} {number}"))
-    scheduler = common | _replanning_settings(stack)
+    scheduler = common | _target_settings(stack) | ({"DISTSERVE_PROFILE": stack.profile} if stack.profile else {})
     names = ["scheduler"] if stack.schedulers == 1 else [f"scheduler {n}" for n in range(1, stack.schedulers + 1)]
     schedulers = [_service("scheduler", scheduler, seeds, name) for name in names]
     return [*engines, _service("gateway", gateway, seeds), *schedulers]
@@ -133,13 +133,9 @@ def _model_settings(stack: Stack) -> dict[str, str]:
 
 
 def _target_settings(stack: Stack) -> dict[str, str]:
-    """In milliseconds, as the gateway wants them; nothing for one that was not given: the environment may have it."""
+    """In milliseconds, as the services want them; nothing for one that was not given: the environment may have it."""
     given = {"DISTSERVE_SLO_TTFT_MS": stack.slo_ttft_seconds, "DISTSERVE_SLO_TPOT_MS": stack.slo_tpot_seconds}
     return {name: f"{seconds * 1e3:g}" for name, seconds in given.items() if seconds is not None}
-
-
-def _replanning_settings(stack: Stack) -> dict[str, str]:
-    return {"DISTSERVE_PROFILE": stack.profile, **_target_settings(stack)} if stack.profile else {}
 
 
 def _engine_settings(stack: Stack, threads: int) -> dict[str, str]:

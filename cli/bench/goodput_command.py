@@ -84,7 +84,8 @@ def goodput(
     console = Console()
     title = f"{model} on {devices} devices, {traces[0].name}, TTFT {promise.ttft:g} s, TPOT {promise.tpot:g} s"
     pinned = ("--pin",) if device == "cpu" else ()
-    stack = ("--model", model, "--device", device, "--dtype", dtype, *pinned)
+    targets = ("--slo-ttft", f"{promise.ttft:g}", "--slo-tpot", f"{promise.tpot:g}")
+    stack = ("--model", model, "--device", device, "--dtype", dtype, *pinned, *targets)
     with Screen(console, title, promise) as screen:
         experiment = Experiment(stack, traces, warmup, promise, tolerance, screen)
         report = GoodputReport(experiment, predictions, loaded, settings)

@@ -39,7 +39,7 @@ class SchedulerConfig:
         limits = Limits(
             queue_requests=env.integer("QUEUE_REQUESTS", defaults.queue_requests, least=1),
             queue_tokens=env.integer("QUEUE_TOKENS", defaults.queue_tokens, least=1),
-            queue_seconds=env.number("QUEUE_SECONDS", defaults.queue_seconds),
+            queue_seconds=env.number("QUEUE_SECONDS", max(defaults.queue_seconds, _seconds(env, "SLO_TTFT_MS"))),
             return_seconds=env.number("RETURN_TIMEOUT", defaults.return_seconds),
         )
         journal = JournalSettings(
@@ -58,12 +58,16 @@ class SchedulerConfig:
         )
 
 
+def _seconds(env: Environment, name: str) -> float:
+    return env.number(name, 0.0) / 1e3
+
+
 def _replanning(env: Environment) -> ReplanningSettings | None:
     """On with a profile of the machine. The model is the profile's only one, or the one that is served."""
     name = env.text("PROFILE", "")
     if not name:
         return None
-    ttft, tpot = env.number("SLO_TTFT_MS", 0.0) / 1e3, env.number("SLO_TPOT_MS", 0.0) / 1e3
+    ttft, tpot = _seconds(env, "SLO_TTFT_MS"), _seconds(env, "SLO_TPOT_MS")
     if not ttft or not tpot:
         raise BadSetting(
             "DISTSERVE_PROFILE is set: replanning needs DISTSERVE_SLO_TTFT_MS and DISTSERVE_SLO_TPOT_MS too"

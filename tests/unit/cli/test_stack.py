@@ -65,10 +65,11 @@ def test_only_the_gateway_is_told_the_api_keys():
     assert told == ["gateway"]
 
 
-def test_the_gateway_is_told_the_latency_targets_in_milliseconds_and_none_that_were_not_given():
-    told = parts_of(replace(STACK, slo_ttft_seconds=0.25, slo_tpot_seconds=0.0125))["gateway"].environment
+@pytest.mark.parametrize("role", ["gateway", "scheduler"])
+def test_the_latency_targets_are_told_in_milliseconds_and_none_that_were_not_given(role: str):
+    told = parts_of(replace(STACK, slo_ttft_seconds=0.25, slo_tpot_seconds=0.0125))[role].environment
     assert (told["DISTSERVE_SLO_TTFT_MS"], told["DISTSERVE_SLO_TPOT_MS"]) == ("250", "12.5")
-    assert not [name for name in parts_of(STACK)["gateway"].environment if "SLO" in name]
+    assert not [name for name in parts_of(STACK)[role].environment if "SLO" in name]
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, "1"), (2, "1"), (3, "1"), (6, "2"), (64, "21")])

@@ -17,6 +17,17 @@ def test_without_any_variable_everything_has_a_default():
     assert config.bus.url == "nats://127.0.0.1:4222"
 
 
+def test_the_queue_may_take_as_long_as_the_first_token_unless_that_is_set():
+    def queue_seconds(**variables: str) -> float:
+        return SchedulerConfig.from_env(
+            {f"DISTSERVE_{name}": value for name, value in variables.items()}
+        ).limits.queue_seconds
+
+    assert queue_seconds(SLO_TTFT_MS="15000") == 15
+    assert queue_seconds(SLO_TTFT_MS="200") == Limits().queue_seconds
+    assert queue_seconds(SLO_TTFT_MS="15000", QUEUE_SECONDS="2") == 2
+
+
 def test_the_journal_can_be_switched_off():
     assert SchedulerConfig.from_env({"DISTSERVE_JOURNAL": "off"}).journal is None
 
