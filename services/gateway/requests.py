@@ -220,7 +220,9 @@ class RequestLife:
     def _interrupted(self, attempt: int, now: float, failed_at: InstanceId | None = None) -> Sequence[Effect]:
         if attempt != self.attempt:
             return NONE
-        if failed_at is not None and failed_at not in self._avoid:
+        if failed_at is None:  # nobody else took it, or not for long: better there than nowhere
+            self._avoid = ()
+        elif failed_at not in self._avoid:
             self._avoid = (*self._avoid, failed_at)[-MOST_AVOIDED:]
         finish = finish_of(self.sampling, self.tokens[-1], len(self.tokens)) if self.tokens else None
         if finish is not None:
