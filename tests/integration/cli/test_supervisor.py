@@ -93,7 +93,7 @@ def test_it_tells_what_is_ready_and_stops_everything_in_order(supervise: Callabl
     url = supervised.wait_for(r"Ready in .* s: (http://127\.0\.0\.1:(\d+))")
     for part in ("nats", "gateway", "scheduler", "prefill", "decode"):
         assert re.search(rf"✓ {part} +\d+\.\d s", supervised.output), part
-    assert f"curl -N {url[1]}/v1/chat/completions" in supervised.output
+    supervised.wait_for(f"curl -N {url[1]}/v1/chat/completions")
     assert len(supervised.processes()) == 5
 
     supervised.process.send_signal(signal.SIGTERM)
