@@ -1,6 +1,7 @@
 """`./distserve up`: a whole installation on this machine."""
 
 import asyncio
+import socket
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -59,8 +60,7 @@ def up(
     start = _with_targets(_starting_plan(prefill, decode, colocated, plan), slo_ttft, slo_tpot)
     _check_replanning(start, profile, replan)
     held = hold_port(host, port)
-    found = _find_model(model)
-    found.check_length(max_model_len)
+    found = _find_model(model, max_model_len)
     stack = Stack(
         model=str(found.folder),
         served_name=served_model_name or found.name,
@@ -86,8 +86,7 @@ def up(
         replan=replan,
         admission=admission,
     )
-    with held:
-        _serve(stack, found, visible_gpus() if device == "cuda" else [], log_dir)
+    _serve(stack, held, found, visible_gpus() if device == "cuda" else [], log_dir)
 
 
 def _starting_plan(prefill: int | None, decode: int | None, colocated: bool, plan: Path | None) -> StartingPlan:
@@ -124,13 +123,15 @@ def _check_replanning(start: StartingPlan, profile: str, replan: bool) -> None:
         raise Problem("--replan shifts instances between prefill and decoding: it needs at least three, not colocated")
 
 
-def _find_model(wanted: str) -> Model:
+def _find_model(wanted: str, most_tokens: int | None) -> Model:
     if wanted == DEMO and not (MODELS / wanted).exists():
         print("Making the demo model (first time only)", flush=True)
-    return find_model(wanted, MODELS)
+    found = find_model(wanted, MODELS)
+    found.check_length(most_tokens)
+    return found
 
 
-def _serve(stack: Stack, model: Model, gpus: list[str], log_dir: Path | None) -> None:
+def _serve(stack: Stack, held: socket.socket, model: Model, gpus: list[str], log_dir: Path | None) -> None:
     screen = Screen(Console())
     screen.starting(stack, RANDOM_WEIGHTS if model.name == DEMO else "")
     instances = stack.prefill + stack.decode
@@ -138,7 +139,7 @@ def _serve(stack: Stack, model: Model, gpus: list[str], log_dir: Path | None) ->
         screen.say(f"[yellow]{len(gpus)} GPU(s) for {instances} instances: some share one and its memory[/yellow]")
     folder = RunFolder.create(STATE / "run", log_dir.resolve() if log_dir else None)
     try:
-        with (folder.logs / "supervisor.log").open("a") as log:
+        with held, (folder.logs / "supervisor.log").open("a") as log:
             log_to(log)
             supervisor = Supervisor(stack, root=ROOT, folder=folder, screen=screen, gpus=gpus, chats=model.chats)
             ended_when_asked = asyncio.run(supervisor.run())

@@ -83,11 +83,8 @@ def goodput(
     }
     console = Console()
     title = f"{model} on {devices} devices, {traces[0].name}, TTFT {promise.ttft:g} s, TPOT {promise.tpot:g} s"
-    pinned = ("--pin",) if device == "cpu" else ()
-    patience = ("--slo-ttft", f"{max(promise.ttft, 0.001):g}")  # its queue may be as long
-    stack = ("--model", model, "--device", device, "--dtype", dtype, *pinned, *patience)
     with Screen(console, title, promise) as screen:
-        experiment = Experiment(stack, traces, warmup, promise, tolerance, screen)
+        experiment = Experiment(_up_options(model, device, dtype, promise), traces, warmup, promise, tolerance, screen)
         report = GoodputReport(experiment, predictions, loaded, settings)
         for _ in experiment.rounds(shapes, [rate or predictions[shape] or 1.0 for shape in shapes]):
             report.write(result)  # what there is, should a later round fail
@@ -96,6 +93,12 @@ def goodput(
     reasons = report.reasons()
     if reasons:
         raise Problem("not valid: " + "; ".join(reasons))
+
+
+def _up_options(model: str, device: str, dtype: str, promise: Promise) -> list[str]:
+    pinned = ["--pin"] if device == "cpu" else []
+    patience = ["--slo-ttft", f"{max(promise.ttft, 0.001):g}"]  # its queue may be as long
+    return ["--model", model, "--device", device, "--dtype", dtype, *pinned, *patience]
 
 
 def _measured(model: str, device: str, dtype: str, cores: int) -> "Profile":

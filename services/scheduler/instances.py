@@ -271,22 +271,17 @@ class Fleet:
 
     def choose_first(self, work: Work) -> Instance | None:
         """Where a queued request goes: prefill with least queued work, else a colocated instance. None: all full."""
-        prefills = self.prefills(work.model, work.final_tokens)
+        prefills = _others(self.prefills(work.model, work.final_tokens), work)
         if prefills:
-            if work.avoid:
-                prefills = _others(prefills, work)
             if len(prefills) == 1:
                 return prefills[0] if prefills[0].prefill_has_room(work) else None
             roomy = [p for p in prefills if p.prefill_has_room(work)]
             return min(roomy, key=lambda p: p.prefill_rank, default=None)
-        colocated = self.colocated(work.model, work.final_tokens)
-        return _least_loaded(_others(colocated, work) if work.avoid else colocated, work)
+        return _least_loaded(_others(self.colocated(work.model, work.final_tokens), work), work)
 
     def choose_decode(self, live: Live) -> Instance | None:
         """Where a computed context goes: the least loaded decode instance that can pull it. None: all full."""
-        partners = self.partners(live.source, live.final_tokens)
-        if live.avoid:
-            partners = _others(partners, live)
+        partners = _others(self.partners(live.source, live.final_tokens), live)
         if len(partners) == 1:
             return partners[0] if partners[0].decode_has_room(live) else None
         return _least_loaded(partners, live)
@@ -306,6 +301,8 @@ def _choice(pairs: list[tuple[Instance, int]]) -> _Choice:
 
 def _others(instances: list[Instance], work: Work) -> list[Instance]:
     """Those where it has not failed, if there are any: it waits for them rather than fail again at one that is free."""
+    if not work.avoid:
+        return instances
     return [one for one in instances if one.id not in work.avoid] or instances
 
 
